@@ -1,0 +1,43 @@
+# Two commands: `make book` builds the book, `make test` runs every test. Both set up .venv on first use.
+PY  ?= python3
+BIN := .venv/bin/
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+export JOBS
+
+.PHONY: book html test serve lab bench clean
+
+# The book, then its pages opened in a headless browser (skipped where there is none).
+book: html
+	$(BIN)pytest -q -m browser tests/test_book.py
+
+html: .venv/ready
+	$(BIN)nbdev_export
+	$(BIN)python book/execute.py
+	$(BIN)jupyter-book build nbs --config book/_config.yml --toc $(CURDIR)/book/_toc.yml --path-output book -n -W --keep-going
+
+# Exporting must change nothing that is not staged or committed: the library is the notebooks.
+test: .venv/ready
+	$(BIN)nbdev_export
+	@! git status --porcelain physattn | grep '^.[^ ]' || { echo 'physattn/ differs from what the notebooks export: commit or stage the files above'; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)nbdev_test --n_workers $(JOBS)
+	$(BIN)pytest -q -m "not browser" tests
+
+serve: html
+	@echo "http://localhost:8000"
+	$(BIN)python -m http.server -d book/_build/html 8000
+
+lab: .venv/ready
+	$(BIN)pip install -q -c requirements.lock "jupyterlab>=4,<5"
+	$(BIN)jupyter lab nbs
+
+bench: .venv/ready
+	@for f in benchmarks/*.py; do echo "$$f"; $(BIN)python "$$f" || exit 1; done
+
+clean:
+	rm -rf book/_build .cache build *.egg-info
+
+.venv/ready: requirements.lock settings.ini setup.py
+	$(PY) -m venv .venv
+	$(BIN)pip install -q -r requirements.lock
+	$(BIN)pip install -q --no-deps --no-build-isolation -e .
+	touch $@

@@ -1,0 +1,3 @@
+from physattn.cli import main
+
+main()
