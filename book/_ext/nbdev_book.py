@@ -2,12 +2,15 @@
 
 nbdev says what a cell is for with a comment (`#| export`), Jupyter Book with a tag (`remove-cell`).
 `read` is the one place where the first is turned into the second; the notebook on disk is never changed."""
-import ast, hashlib, importlib.util, pkgutil, re
+import ast, hashlib, importlib, importlib.util, inspect, re
 from configparser import ConfigParser
 from functools import lru_cache
 from pathlib import Path
+from typing import get_type_hints
 
 import nbformat
+from sphinx.util.fileutil import copy_asset
+from sphinx.util.inspect import stringify_signature
 
 LIB, ROOT = 'physattn', Path(__file__).resolve().parents[2]
 DIRECTIVE = re.compile(r'^\s*#\s*\|\s*(.+?)\s*$')
@@ -79,7 +82,7 @@ def imports(tree, package=()):
 
 def results(tree):
     "The stored results that a piece of code names in a string."
-    names = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and re.fullmatch(r'[\w/-]+', n.value)}
+    names = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and re.fullmatch(r'\w+(/[\w-]+)+', n.value)}
     yield from (f for name in names for f in ((ROOT/'results'/name).with_suffix(s) for s in ('.json', '.safetensors')) if f.exists())
 
 @lru_cache(None)
@@ -111,11 +114,50 @@ def modules(package):
         if m := re.search(r'default_exp ([\w.]+)', nb.read_text(encoding='utf-8')): order[f'{LIB}.{m[1]}'] = nb
     return [m for m in order if m == package or m.startswith(package + '.')]
 
-def write_api(app, docname, source):
-    "Replace an `api` block, which names a module or a package, by the documentation of every public name in it."
-    def entry(module):
-        return f'## `{module}`\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n   :undoc-members:\n   :show-inheritance:\n```\n'
-    source[0] = re.sub(r'^```\{api\} ([\w.]+)\n```$', lambda m: '\n'.join(map(entry, modules(m[1]))), source[0], flags=re.M)
+MARKUP = re.compile(r':[\w:]+:`[^`]+`|``[^`]+``|`([^`]+)`')
+
+def plain_docstring(app, what, name, obj, options, lines):
+    "A docstring is plain text with `code` in it; reStructuredText would read more into its bars, stars and underscores."
+    def escape(text): return re.sub(r'([|*])|(?<=\w)(_)(?!\w)', r'\\\g<0>', text)
+    for i, line in enumerate(lines):
+        out, end = '', 0
+        for m in MARKUP.finditer(line):
+            out += escape(line[end:m.start()]) + (f'``{m[1]}``' if m[1] else m[0]) + ('\\ ' if line[m.end():m.end() + 1].isalnum() else '')
+            end = m.end()
+        lines[i] = out + escape(line[end:])
+
+def plain_signature(app, what, name, obj, options, signature, returns):
+    "The types of a command's arguments without what only the command line needs to know."
+    if not signature or 'Annotated[' not in signature: return None
+    hints, found = get_type_hints(obj), inspect.signature(obj)
+    params = [p.replace(annotation=hints.get(n, p.empty)) for n, p in found.parameters.items()]
+    return stringify_signature(found.replace(parameters=params), unqualified_typehints=True), returns
+
+def api(module):
+    "The reference of one module, which autodoc writes."
+    return f'## {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n   :undoc-members:\n```\n'
+
+def commands(command, name):
+    "The reference of a command and its subcommands: usage, what it does, and a row for each argument and option."
+    context = command.make_context(name, [], resilient_parsing=True)
+    subcommands = getattr(command, 'commands', {})
+    usage = ' '.join([name, *command.collect_usage_pieces(context)])
+    rows = [(', '.join(f'`{o}`' for o in (p.opts + p.secondary_opts if p.param_type_name == 'option' else [p.name.upper()])),
+             (p.help or '').replace('|', '\\|'), f'`{p.default}`' if isinstance(p.default, (str, int, float, Path)) and not isinstance(p.default, bool) else '')
+            for p in command.get_params(context) if getattr(p, 'help', None) and p.name not in ('help', 'install_completion', 'show_completion')]
+    table = ['| | | default |', '|---|---|---|', *('| ' + ' | '.join(row) + ' |' for row in rows), ''] if rows else []
+    yield '\n'.join([f'### `{name}`', '', '```text', usage, '```', '', command.help or '', '', *table])
+    for sub, c in subcommands.items(): yield from commands(c, f'{name} {sub}')
+
+def write_reference(app, docname, source):
+    "Replace an `api` block, which names a module or a package, and a `commands` block, which names a typer application, by what they document."
+    def replace(match):
+        kind, target = match.groups()
+        if kind == 'api': return '\n'.join(map(api, modules(target)))
+        import typer
+        for f in (ROOT/LIB).rglob('cli.py'): app.env.note_dependency(str(f))
+        return '\n'.join(commands(typer.main.get_command(importlib.import_module(target).app), LIB))
+    source[0] = re.sub(r'^```\{(api|commands)\} ([\w.]+)\n```$', replace, source[0], flags=re.M)
 
 # --- the pages
 
@@ -126,11 +168,11 @@ def configure(app, config):
     config.author, config.copyright = cfg['author'], cfg['copyright']
     config.version = config.release = cfg['version']
     config.html_theme_options['repository_branch'] = 'v' + cfg['version']
+    config.html_theme_options['logo'] = {'text': cfg['lib_name']}
     config.mathjax_path = 'mathjax/tex-chtml-full.js'
 
 def copy_mathjax(app, exception):
     "Serve MathJax from the book itself: one script and its fonts."
-    from sphinx.util.fileutil import copy_asset
     if exception or app.builder.format != 'html': return
     source = Path(importlib.util.find_spec('sphinx-mathjax-offline').origin).parent/'static/mathjax'
     for part in ('tex-chtml-full.js', 'output/chtml/fonts/woff-v2'):
@@ -147,7 +189,9 @@ def setup(app):
     CodeBlockAnalyser.depart_section = lambda self, node: self.title_stack.pop() if self.title_stack else None
     app.connect('config-inited', configure)
     app.connect('source-read', note_dependencies)
-    app.connect('source-read', write_api)
+    app.connect('source-read', write_reference)
+    app.connect('autodoc-process-docstring', plain_docstring, priority=400)
+    app.connect('autodoc-process-signature', plain_signature)
     app.connect('html-page-context', drop_thebe, priority=900)
     app.connect('build-finished', copy_mathjax)
     return {'parallel_read_safe': True}

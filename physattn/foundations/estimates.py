@@ -99,9 +99,9 @@ def _finite(x: Any) -> np.ndarray:
 
 def _bracketed(value: float, error: float) -> str:
     if not (math.isfinite(error) and error > 0): return f"{value:.6g}"
-    # The first digit of the error is enough, unless it is a 1, where rounding would cost up to a third.
     last = math.floor(math.log10(error))
-    if f"{error:e}"[0] == "1" or round(error/10**last) == 10: last -= 1
+    # The first digit of the error is enough, unless it is a 1, where rounding would cost up to a third.
+    if error/10.**last < 1.95: last -= 1
     size = math.floor(math.log10(max(abs(value), error)))
     power = size if size < -3 or size >= 6 or last > 0 else 0
     digits = max(0, power - last)
@@ -130,7 +130,8 @@ def autocorrelation_time(x: Any, c: float = 5.) -> Estimate:
     covariance = np.fft.irfft(power.mean(0), 2*n)[:n]/np.arange(n, 0, -1)
     if covariance[0] <= 0: return Estimate(1., 0., x.size)
     tau = 2*np.cumsum(covariance/covariance[0]) - 1
-    reached = np.arange(n) >= c*tau
+    # At least c lags, or an alternating series would stop at the first sum that happens to be small.
+    reached = np.arange(n) >= c*np.maximum(tau, 1)
     window = int(np.argmax(reached)) if reached.any() else n - 1
     value = max(tau[window]*(1 + (2*window + 1)/x.size), 1e-3)
     return Estimate(float(value), float(value*math.sqrt((4*window + 2)/x.size)), x.size)
