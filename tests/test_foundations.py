@@ -139,6 +139,7 @@ def test_construction_is_seeded_and_leaves_the_global_state_alone():
 
 def test_save_and_load(tmp_path):
     model = Pair(PairConfig(), seed=7).double()
+    model.blocks[0].attn.W_Q.data *= 1/3
     model.save(tmp_path/"pair")
     assert torch.equal(Pair.load(tmp_path/"pair.json")(X.double()), model(X.double()))
     with pytest.raises(ValueError, match="holds a Pair, not a Other"): Other.load(tmp_path/"pair")

@@ -183,6 +183,10 @@ def drop_thebe(app, pagename, templatename, context, doctree):
     def thebe(f): return 'thebe' in str(getattr(f, 'filename', f) or '') + str(getattr(f, 'attributes', {}).get('body', ''))
     for key in ('script_files', 'css_files'): context[key] = [f for f in context.get(key, []) if not thebe(f)]
 
+def load_players(app, pagename, templatename, context, doctree):
+    "A figure to play with, `data-play=\"name\"`, brings its own script, on the pages where it stands."
+    for name in sorted(set(re.findall(r'data-play="(\w+)"', context.get('body', '')))): app.add_js_file(f'{name}.js', loading_method='defer')
+
 def setup(app):
     from sphinx_codeautolink.extension.block import CodeBlockAnalyser
     # Exercises and proofs are sections without a title, which codeautolink does not expect.
@@ -192,6 +196,7 @@ def setup(app):
     app.connect('source-read', write_reference)
     app.connect('autodoc-process-docstring', plain_docstring, priority=400)
     app.connect('autodoc-process-signature', plain_signature)
+    app.connect('html-page-context', load_players)
     app.connect('html-page-context', drop_thebe, priority=900)
     app.connect('build-finished', copy_mathjax)
     return {'parallel_read_safe': True}

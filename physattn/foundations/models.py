@@ -43,13 +43,16 @@ class Model(nn.Module):
 
     Args:
         config: an instance of the subclass's `Config`.
+
+    Attributes:
+        about: plain data that travels with the weights, for instance how they were trained.
     """
 
     Config: ClassVar[type]
 
     def __init__(self, config: Any):
         super().__init__()
-        self.config = config
+        self.config, self.about = config, {}
 
     @property
     def hook_points(self) -> dict[str, HookPoint]:
@@ -104,13 +107,13 @@ class Model(nn.Module):
         return self.run_with_hooks(*args, fwd_hooks=[(name, keep) for name in names], **kwargs), cache
 
     def save(self, path: str | Path) -> Path:
-        """Write `path.safetensors` (weights and configuration) and `path.json` (the configuration, to read).
+        """Write `path.safetensors` (weights, configuration, `about`) and `path.json` (the same without the weights, to read).
 
         Returns:
             The path without its suffix.
         """
         stem = _stem(path)
-        about = {"model": type(self).__name__, "config": asdict(self.config)}
+        about = {"model": type(self).__name__, "config": asdict(self.config), "about": self.about}
         save_tensors(f"{stem}.safetensors", self.state_dict(), about)
         write_atomically(f"{stem}.json", (json.dumps(about, indent=2) + "\n").encode())
         return stem
@@ -132,10 +135,11 @@ class Model(nn.Module):
             raise ValueError(f"{beside} describes another model than {stem}.safetensors: delete the .json, or restore the pair that belongs together")
         try:
             model = cls(cls.Config(**about["config"]))
-            model.load_state_dict(weights)
-        except (TypeError, RuntimeError) as error:
+            model.load_state_dict(weights, assign=True)  # keeps float64 weights in float64
+            model.about = about["about"]
+        except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"the weights in {stem}.safetensors do not fit a {cls.__name__} of this version: {' '.join(str(error).split())}") from error
-        return model.to(next(iter(weights.values())).dtype) if weights else model
+        return model
 
 def _stem(path: str | Path) -> Path:
     path = Path(path)

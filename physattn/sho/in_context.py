@@ -222,7 +222,7 @@ class Posterior:
 def posterior(tokens: Tensor, regime: Regime, resolved: float = 100., levels: int = 12) -> Posterior:
     """Bayes' rule for the regime: exact in the states, by adaptive cells in (omega0, gamma).
 
-    Given (omega0, gamma) everything is Gaussian. The plane is cut into 128 x 16 cells; as long as fewer than `resolved` cells carry the weight of a context, the 256
+    Given (omega0, gamma) everything is Gaussian. The plane is cut into 64 x 16 cells; as long as fewer than `resolved` cells carry the weight of a context, the 256
     heaviest are cut in four.
 
     Args:
@@ -236,28 +236,24 @@ def posterior(tokens: Tensor, regime: Regime, resolved: float = 100., levels: in
     """
     if regime.dt is None or regime.noise <= 0: raise ValueError(f"dt = {regime.dt} and noise = {regime.noise} leave no smooth posterior: give a fixed dt and noise > 0")
     tokens = tokens.double()
-    size = torch.tensor([(high - low)/cells for (low, high), cells in ((regime.omega0, 128), (regime.gamma, 16))], dtype=torch.float64)
-    corner = torch.cartesian_prod(torch.arange(128.), torch.arange(16.)).double() + 0.5
+    size = torch.tensor([(high - low)/cells for (low, high), cells in ((regime.omega0, 64), (regime.gamma, 16))], dtype=torch.float64)
+    corner = torch.cartesian_prod(torch.arange(64.), torch.arange(16.)).double() + 0.5
     centre = (torch.tensor([regime.omega0[0], regime.gamma[0]]) + corner*size).expand(len(tokens), -1, -1)
     parts = [_posterior(t, c, size, regime, resolved, levels) for t, c in zip(tokens.split(128), centre.split(128))]
     return Posterior(*(torch.cat(p) for p in zip(*parts)), regime.dt)
 
 def _posterior(tokens, centre, size, regime, resolved, levels):
     log_weight, state = _evidence(tokens, centre, regime)
-    order = log_weight.topk(1024).indices
-    size, done = size.expand(len(tokens), 2), torch.zeros(len(tokens), dtype=torch.bool)
-    centre, log_weight, state = (_pick(t, order) for t in (centre, log_weight, state))
+    centre, size = centre.clone(), size.expand(len(tokens), 2)
     for _ in range(levels):
         todo = (1/log_weight.softmax(-1).pow(2).sum(-1) < resolved).nonzero()[:, 0]
         if not len(todo): break
         quarter = torch.cartesian_prod(*[torch.tensor([-0.25, 0.25], dtype=torch.float64)]*2)
-        heaviest = _pick(centre[todo], log_weight[todo].topk(256).indices)
+        heaviest = centre[todo].gather(1, log_weight[todo].topk(256).indices[..., None].expand(-1, -1, 2))
         centre[todo] = (heaviest[:, :, None] + quarter*size[todo][:, None, None]).flatten(1, 2)
         size = size.clone().index_copy(0, todo, size[todo]/2)
         log_weight[todo], state[todo] = _evidence(tokens[todo], centre[todo], regime)
     return *centre.unbind(-1), log_weight.softmax(-1), state
-
-def _pick(t, index): return t.gather(1, index if t.ndim == 2 else index[..., None].expand(*index.shape, 2))
 
 def _evidence(tokens, centre, regime):
     k, oscillator = tokens.shape[1], Oscillator(*centre.unbind(-1))

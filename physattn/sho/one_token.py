@@ -189,6 +189,7 @@ def polish(model: OneTokenTransformer, propagator: Tensor, states: Tensor, round
         rounds: how often LBFGS starts afresh.
     """
     targets, unit = states @ propagator.T, 1.0
+    floor = torch.finfo(torch.float64).eps ** 2 * targets.square().sum(-1).mean()
     for _ in range(rounds):
         optimizer = torch.optim.LBFGS(model.parameters(), max_iter=100, history_size=20, tolerance_grad=0.0, tolerance_change=0.0,
                                       line_search_fn="strong_wolfe")
@@ -199,7 +200,7 @@ def polish(model: OneTokenTransformer, propagator: Tensor, states: Tensor, round
             return loss
         optimizer.step(closure)
         with torch.no_grad(): unit = float(mean_square_error(model(states), targets))
-        if unit == 0: return
+        if unit <= floor: return
 
 # %% ../../nbs/sho/03_one_token.ipynb #sho-03-08
 @torch.no_grad()
