@@ -24,6 +24,8 @@ def notebooks():
 if __name__ == '__main__':
     jobs = int(os.environ.get('JOBS') or os.cpu_count())
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, os.cpu_count()//jobs)))
+    # Progress bars differ from run to run; tqdm also reports that it would rather be a widget.
+    os.environ.update(TQDM_DISABLE='1', PYTHONWARNINGS='ignore:IProgress not found')
     cache, failed = get_cache(str(ROOT/'.cache/notebooks')), 0
     with ProcessPoolExecutor(jobs) as pool:
         for job in as_completed([pool.submit(run, p) for p in notebooks() if stale(p, cache)]):

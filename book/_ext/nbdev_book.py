@@ -125,6 +125,7 @@ def plain_docstring(app, what, name, obj, options, lines):
             out += escape(line[end:m.start()]) + (f'``{m[1]}``' if m[1] else m[0]) + ('\\ ' if line[m.end():m.end() + 1].isalnum() else '')
             end = m.end()
         lines[i] = out + escape(line[end:])
+    if what in ('data', 'attribute', 'property') and lines: lines[0] = ': ' + lines[0]  # or napoleon takes what stands before a colon for a type
 
 def plain_signature(app, what, name, obj, options, signature, returns):
     "The types of a command's arguments without what only the command line needs to know."

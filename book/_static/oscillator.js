@@ -75,8 +75,8 @@
   const STYLE = `
 .physattn-play[data-play=oscillator]{margin:1.5rem 0;padding:.9rem;border:1px solid var(--physattn-grid,#d5dbe1);border-radius:.4rem;color:var(--physattn-fg,#1f2933);background:var(--physattn-bg,#fff);font-size:.95rem}
 .physattn-play .pp-controls{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(15rem,100%),1fr));gap:.5rem 1.2rem;margin-bottom:.7rem}
-.physattn-play label{display:grid;grid-template-columns:1fr auto;gap:0 .5rem;min-width:0;color:inherit}
-.physattn-play label :is(input,select){grid-column:1/-1;width:100%;min-width:0;accent-color:var(--physattn-c0,#2b6cb0);min-height:1.75rem;margin:0}
+.physattn-play .pp-control{display:grid;grid-template-columns:1fr auto;gap:0 .5rem;min-width:0}
+.physattn-play .pp-control :is(input,select){grid-column:1/-1;width:100%;min-width:0;accent-color:var(--physattn-c0,#2b6cb0);min-height:1.75rem;margin:0}
 .physattn-play select{color:inherit;background:var(--physattn-bg,#fff);border:1px solid var(--physattn-muted,#66727f);border-radius:.25rem;font:inherit}
 .physattn-play :is(input,select):focus-visible{outline:2px solid var(--physattn-c0,#2b6cb0);outline-offset:2px}
 .physattn-play output{font-variant-numeric:tabular-nums}
@@ -93,8 +93,8 @@
 
   const SLIDERS = [
     ["omega0", "ω₀, natural frequency (rad/s)", 0, 4, 0.05, 2],
-    ["gamma", "γ, damping (1/s)", 0, 4, 0.05, 0],
-    ["dt", "Δt, time step (s)", 0.01, 1, 0.01, 0.1],
+    ["gamma", "γ, damping (1/s)", 0, 4, 0.05, 0.05],
+    ["dt", "Δt, time step (s)", 0.01, 1, 0.01, 0.3],
   ];
   const STEPS = 200;
   let serial = 0;
@@ -115,20 +115,20 @@
 
     const controlBox = element("div", { class: "pp-controls", role: "group", "aria-label": "parameters of the oscillator" });
     for (const [name, title, min, max, step, value] of SLIDERS) {
-      const input = element("input", { type: "range", id: `${id}-${name}`, min, max, step, value, "aria-label": title });
+      const input = element("input", { type: "range", id: `${id}-${name}`, min, max, step, value });
       const shown = element("output", { for: `${id}-${name}` });
-      controlBox.append(element("label", {}, element("span", {}, title), shown, input));
+      controlBox.append(element("div", { class: "pp-control" }, element("label", { for: input.id }, title), shown, input));
       controls[name] = { input, shown };
     }
-    const choice = element("select", { id: `${id}-integrator`, "aria-label": "integrator" },
+    const choice = element("select", { id: `${id}-integrator` },
       ...Object.entries(INTEGRATORS).map(([key, [title]]) => element("option", { value: key }, title)));
-    choice.value = root.dataset.integrator in INTEGRATORS ? root.dataset.integrator : "euler";
-    controlBox.append(element("label", {}, element("span", {}, "integrator"), choice));
+    choice.value = root.dataset.integrator in INTEGRATORS ? root.dataset.integrator : "leapfrog";
+    controlBox.append(element("div", { class: "pp-control" }, element("label", { for: choice.id }, "integrator"), choice));
 
     const phase = element("canvas", { role: "img", "aria-label": "phase portrait" });
     const rollout = element("canvas", { role: "img", "aria-label": "rollout of x over time" });
     const list = element("dl", { "aria-live": "polite" });
-    for (const [key, title] of [["regime", "regime"], ["det", "det M"], ["target", "exp(−2γΔt)"], ["drift", `E / E_exact − 1 after ${STEPS} steps`]]) {
+    for (const [key, title] of [["regime", "regime"], ["det", "det M"], ["target", "exp(−2γΔt)"], ["drift", `energy over the exact one, minus 1, after ${STEPS} steps`]]) {
       readings[key] = element("dd");
       list.append(element("div", {}, element("dt", {}, title), readings[key]));
     }
@@ -161,7 +161,7 @@
       readings.regime.textContent = w === 0 && g === 0 ? "free particle" : regime(w, g);
       readings.det.textContent = short(det(M));
       readings.target.textContent = short(Math.exp(-2 * g * h));
-      readings.drift.textContent = last > 1e-250 ? drifted(ratio) : "nothing left to compare";
+      readings.drift.textContent = last > 1e-250 ? drifted(ratio) : "no energy to compare";
       phase.setAttribute("aria-label", `Phase portrait, ${readings.regime.textContent}: ${INTEGRATORS[choice.value][0]} in dots against the exact curve.`);
       rollout.setAttribute("aria-label", `x over ${(STEPS * h).toFixed(0)} seconds; energy error after ${STEPS} steps ${readings.drift.textContent}.`);
     };
@@ -186,7 +186,7 @@
       const raw = (b - a) / 5, ten = 10 ** Math.floor(Math.log10(raw)), step = ten * [1, 2, 5, 10].find(k => k * ten >= raw);
       return Array.from({ length: Math.floor(b / step) - Math.ceil(a / step) + 1 }, (_, k) => (Math.ceil(a / step) + k) * step);
     };
-    const tidy = v => String(Number(v.toPrecision(3)));
+    const tidy = v => String(Number(v.toPrecision(3))).replace("-", "−");
 
     ctx.strokeStyle = c.grid; ctx.fillStyle = c.fg; ctx.lineWidth = 1;
     ctx.textAlign = "center"; ctx.textBaseline = "top";
@@ -211,6 +211,9 @@
     ctx.restore();
   };
 
-  const start = () => document.querySelectorAll('.physattn-play[data-play="oscillator"]').forEach(mount);
+  const start = () => {
+    document.head.append(element("style", {}, STYLE));
+    document.querySelectorAll('.physattn-play[data-play="oscillator"]').forEach(mount);
+  };
   document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
 })();

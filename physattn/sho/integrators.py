@@ -6,7 +6,7 @@
 __all__ = ['INTEGRATORS', 'taylor', 'backward_euler', 'implicit_midpoint', 'gauss4', 'drift', 'kick', 'splitting', 'yoshida4',
            'Integrator', 'det_error', 'phase_error', 'energy_drift', 'conformal_projection']
 
-# %% ../../nbs/sho/02_integrators.ipynb #sho-02-04
+# %% ../../nbs/sho/02_integrators.ipynb #sho-02-05
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .oscillator import Oscillator
 
-# %% ../../nbs/sho/02_integrators.ipynb #sho-02-06
+# %% ../../nbs/sho/02_integrators.ipynb #sho-02-07
 def taylor(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor, order: int) -> Tensor:
     """The Taylor polynomial of exp(A dt): the matrix of every explicit Runge-Kutta method with as many stages as its order.
 
@@ -45,7 +45,7 @@ def _generator_step(omega0: float | Tensor, gamma: float | Tensor, dt: float | T
     if not bool(torch.isfinite(dt).all()): raise ValueError(f"dt = {dt.tolist()} is not finite: give a real time step.")
     return Oscillator(omega0, gamma).generator * dt[..., None, None]
 
-# %% ../../nbs/sho/02_integrators.ipynb #sho-02-08
+# %% ../../nbs/sho/02_integrators.ipynb #sho-02-09
 def backward_euler(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor) -> Tensor:
     "The implicit Euler method, (1 - A dt)^-1, shape (..., 2, 2)."
     z = _generator_step(omega0, gamma, dt)
@@ -64,7 +64,7 @@ def gauss4(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor) ->
     even, odd = one + z @ z / 12, z / 2
     return torch.linalg.solve(even - odd, even + odd)
 
-# %% ../../nbs/sho/02_integrators.ipynb #sho-02-10
+# %% ../../nbs/sho/02_integrators.ipynb #sho-02-11
 def drift(h: Tensor) -> Tensor:
     "The exact flow of x' = p at fixed p for a time h, shape (..., 2, 2)."
     return _shear(torch.ones_like(h), h, torch.zeros_like(h), torch.ones_like(h))
@@ -107,7 +107,7 @@ def yoshida4(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor) 
 def _shear(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     return torch.stack([torch.stack([a, b], -1), torch.stack([c, d], -1)], -2)
 
-# %% ../../nbs/sho/02_integrators.ipynb #sho-02-11
+# %% ../../nbs/sho/02_integrators.ipynb #sho-02-12
 @dataclass(frozen=True)
 class Integrator:
     """A named one-step method, called as integrator(omega0, gamma, dt) for its matrix of shape (..., 2, 2).
@@ -125,6 +125,7 @@ class Integrator:
         return self.matrix(omega0, gamma, dt)
 
 
+#: Every method of the chapter by name, the exact map included.
 INTEGRATORS: dict[str, Integrator] = {
     "euler": Integrator("forward Euler", 1, partial(taylor, order=1)),
     "backward-euler": Integrator("backward Euler", 1, backward_euler),
@@ -141,7 +142,7 @@ INTEGRATORS: dict[str, Integrator] = {
     "exact": Integrator("matrix exponential", float("inf"), lambda omega0, gamma, dt: Oscillator(omega0, gamma).propagator(dt)),
 }
 
-# %% ../../nbs/sho/02_integrators.ipynb #sho-02-13
+# %% ../../nbs/sho/02_integrators.ipynb #sho-02-17
 def det_error(propagator: Tensor, gamma: float, dt: float) -> Tensor:
     """The relative error of the phase-space volume in one step, det M / exp(-2 gamma dt) - 1.
 
@@ -201,7 +202,7 @@ def energy_drift(propagator: Tensor, oscillator: Oscillator, dt: float, steps: i
     ratios = torch.linalg.svdvals(torch.stack(powers, -3) @ back).square()
     return (ratios - 1).abs().amax((-2, -1))
 
-
+# %% ../../nbs/sho/02_integrators.ipynb #sho-02-19
 def conformal_projection(propagator: Tensor, gamma: float, dt: float) -> Tensor:
     """Rescale M so that its determinant is exp(-2 gamma dt): volume is made right, the phase is left alone.
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['damped_cosh_sinh', 'Oscillator', 'misprinted_propagator']
 
-# %% ../../nbs/sho/01_oscillator.ipynb #sho-01-03
+# %% ../../nbs/sho/01_oscillator.ipynb #sho-01-05
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# %% ../../nbs/sho/01_oscillator.ipynb #sho-01-04
+# %% ../../nbs/sho/01_oscillator.ipynb #sho-01-08
 def _checked(name: str, value: float | Tensor, floor: float = -math.inf) -> Tensor:
     "The argument as a float64 tensor, or one sentence about what is wrong with it."
     tensor = torch.as_tensor(value, dtype=torch.float64)
@@ -22,7 +22,7 @@ def _checked(name: str, value: float | Tensor, floor: float = -math.inf) -> Tens
         raise ValueError(f"{name} = {value} is negative: give {name} >= 0.")
     return tensor
 
-# %% ../../nbs/sho/01_oscillator.ipynb #sho-01-05
+# %% ../../nbs/sho/01_oscillator.ipynb #sho-01-10
 def damped_cosh_sinh(omega0: Tensor, gamma: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""The entries M11, M12 and M22 of the exact propagator, accurate in every damping regime.
 
@@ -61,7 +61,7 @@ def damped_cosh_sinh(omega0: Tensor, gamma: Tensor, dt: Tensor) -> tuple[Tensor,
             torch.where(over, (linger - fade) / (2 * q), decay * sine),
             torch.where(over, (fast * fade - slow * linger) / (2 * q), decay * (cosine - gamma * sine)))
 
-# %% ../../nbs/sho/01_oscillator.ipynb #sho-01-06
+# %% ../../nbs/sho/01_oscillator.ipynb #sho-01-11
 @dataclass(frozen=True)
 class Oscillator:
     """The damped harmonic oscillator x'' + 2 gamma x' + omega0^2 x = 0 with m = 1 and p = x'.
@@ -184,7 +184,7 @@ def _states(name: str, state: Tensor) -> Tensor:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}: give (x, p) along a last axis of length 2.")
     return tensor
 
-# %% ../../nbs/sho/01_oscillator.ipynb #sho-01-07
+# %% ../../nbs/sho/01_oscillator.ipynb #sho-01-23
 def misprinted_propagator(omega0: float, gamma: float, dt: float) -> Tensor:
     """The update rule with omega = sqrt(omega0^2 + gamma^2), the plus sign that the source text prints.
 
