@@ -20,7 +20,7 @@ test: .venv/ready
 	$(BIN)nbdev_export
 	@! git status --porcelain physattn | grep '^.[^ ]' || { echo 'physattn/ differs from what the notebooks export: commit or stage the files above'; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)nbdev_test --n_workers $(JOBS)
-	$(BIN)pytest -q -m "not browser" tests
+	$(BIN)pytest -q tests
 
 serve: html
 	@echo "http://localhost:8000"

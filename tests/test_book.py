@@ -120,6 +120,8 @@ def test_what_is_recalled_is_stored(result, where):
 
 # --- the library
 
+EXPORTED = book.modules("physattn")
+
 def part(path):
     "foundations, a chapter, or cli."
     parts = path.relative_to(ROOT).parts[1:]
@@ -133,6 +135,10 @@ def test_imports_point_one_way(path):
     package = path.relative_to(ROOT).parent.parts
     used = {part(f) for t in trees(path) for f in book.imports(t, package)}
     assert used <= allowed
+
+def test_every_module_is_exported_from_a_notebook():
+    exported = {".".join(p.relative_to(ROOT).with_suffix("").parts) for p in MODULES if p.stem not in ("__init__", "__main__")}
+    assert exported == set(EXPORTED)
 
 @each_module
 def test_the_library_needs_only_what_it_declares(path):
@@ -150,8 +156,6 @@ def public(module):
     "The public names of a module with the objects themselves."
     found = __import__(module, fromlist=["__all__"])
     return {n: getattr(found, n) for n in found.__all__}
-
-EXPORTED = book.modules("physattn")
 
 @pytest.mark.parametrize("module", EXPORTED)
 def test_public_names_have_docstrings(module):
@@ -268,6 +272,8 @@ def test_page_loads_cleanly(browser, site, page, theme, width):
         excess, wide = visit.tab.evaluate(WIDE)
         assert excess <= 0 and not wide
         assert visit.tab.locator("mjx-merror").count() == 0
+        assert visit.tab.evaluate("[...document.querySelectorAll('article figure svg')].every(e => e.getAttribute('aria-label'))")
+        assert visit.tab.evaluate("(ids => [...ids].filter((id, i) => ids.indexOf(id) < i))([...document.querySelectorAll('article figure [id]')].map(e => e.id))") == []
         assert visit.tab.evaluate("[...document.querySelectorAll('article .math')].every(e => e.querySelector('mjx-container'))")
 
 @pytest.mark.browser
@@ -284,13 +290,13 @@ def test_the_oscillator_plays_without_a_kernel(browser, site):
     for page in pages:
         with Visit(browser, site, page) as visit:
             slider = visit.tab.locator(".physattn-play input[type=range]").first
-            slider.scroll_into_view_if_needed()
-            figure = visit.tab.locator(".physattn-play").first
-            before = figure.screenshot()
+            drawing = visit.tab.locator(".physattn-play").first.locator("svg, canvas").first
+            drawing.scroll_into_view_if_needed()
+            before = drawing.screenshot()
             slider.focus()
             for _ in range(10): visit.tab.keyboard.press("ArrowRight")
             visit.tab.wait_for_timeout(300)
-            assert figure.screenshot() != before and not visit.trouble
+            assert drawing.screenshot() != before and not visit.trouble
 
 class Anchors(HTMLParser):
     def __init__(self, text):

@@ -25,13 +25,15 @@ from .oscillator import Oscillator
 # %% ../../nbs/sho/04_identify.ipynb #sho-04-07
 @dataclass(frozen=True)
 class Identification:
-    """The oscillator that a one-step map M contains, and by how much M fails to be an oscillator's.
+    """The oscillator that a one-step map M contains, and by how much M fails to be an
+    oscillator's.
 
     Args:
         omega0: natural angular frequency, sqrt(-M21/M12) (rad/s).
         gamma: damping rate, -ln(det M)/(2 dt) (1/s).
         damping_residual: (M11 - M22)/(2 M12) - gamma, 0 for every oscillator (1/s).
-        trace_residual: (tr M - tr exp(A dt))/2 with A built from omega0 and gamma, 0 for every oscillator.
+        trace_residual: (tr M - tr exp(A dt))/2 with A built from omega0 and gamma, 0 for
+            every oscillator.
     """
     omega0: float
     gamma: float
@@ -50,41 +52,86 @@ def identify(model: OneTokenTransformer | Tensor, dt: float) -> Identification:
         The two parameters and the two residuals.
 
     Raises:
-        ValueError: dt is not positive, M12 is 0 to rounding (omega dt is a multiple of pi), or M turns no
-            phase-space volume into positive volume or no spring into a positive one, so that no oscillator fits.
+        ValueError: dt is not positive, M12 is 0 to rounding (omega dt is a multiple of pi),
+            or M turns no phase-space volume into positive volume or no spring into a
+            positive one, so that no oscillator fits.
     """
-    if not (math.isfinite(dt) and dt > 0): raise ValueError(f"dt = {dt} is not a positive time step: give the step of the data.")
-    M = (model.propagator if isinstance(model, OneTokenTransformer) else torch.as_tensor(model)).detach().double()
-    if M.shape != (2, 2): raise ValueError(f"M has shape {tuple(M.shape)}: give one 2 x 2 map.")
+    if not (math.isfinite(dt) and dt > 0):
+        raise ValueError(
+            f"dt = {dt} is not a positive time step: give the step of the data."
+        )
+    M = (
+        (
+            model.propagator
+            if isinstance(model, OneTokenTransformer)
+            else torch.as_tensor(model)
+        )
+        .detach()
+        .double()
+    )
+    if M.shape != (2, 2):
+        raise ValueError(f"M has shape {tuple(M.shape)}: give one 2 x 2 map.")
     (a, b), (c, d) = M.tolist()
     det = a * d - b * c
-    if abs(b) <= 1e-14 * float(M.norm()): raise ValueError(f"M12 = {b:.2g} is 0 to rounding, as where omega dt is a multiple of pi: take another dt.")
-    if det <= 0 or c / b > 0: raise ValueError(f"det M = {det:.3g} and M21/M12 = {c / b:.3g} belong to no oscillator: train on, or look at the data.")
+    if abs(b) <= 1e-14 * float(M.norm()):
+        raise ValueError(
+            f"M12 = {b:.2g} is 0 to rounding, as where omega dt is a multiple of pi: take"
+            " another dt."
+        )
+    if det <= 0 or c / b > 0:
+        raise ValueError(
+            f"det M = {det:.3g} and M21/M12 = {c / b:.3g} belong to no oscillator: train"
+            " on, or look at the data."
+        )
     omega0, gamma = math.sqrt(-c / b), -math.log(det) / (2 * dt)
     nearest = Oscillator(omega0, max(gamma, 0.0)).propagator(dt)
-    return Identification(omega0, gamma, (a - d) / (2 * b) - gamma, (a + d - nearest.trace().item()) / 2)
+    return Identification(
+        omega0, gamma, (a - d) / (2 * b) - gamma, (a + d - nearest.trace().item()) / 2
+    )
 
 # %% ../../nbs/sho/04_identify.ipynb #sho-04-11
-@experiment("sho/identify", quick=dict(seeds=3, gammas=[0.0, 0.1, 1.999, 2.0, 2.001, 3.0, 6.0]),
-            full=dict(seeds=20, gammas=[0.0, 0.1, 1.999, 2.0, 2.001, 3.0, 6.0]))
+@experiment(
+    "sho/identify",
+    quick=dict(seeds=3, gammas=[0.0, 0.1, 1.999, 2.0, 2.001, 3.0, 6.0]),
+    full=dict(seeds=20, gammas=[0.0, 0.1, 1.999, 2.0, 2.001, 3.0, 6.0]),
+)
 def identify_all(seeds: int, gammas: list[float], *, seed: int = 0) -> dict:
-    """Train to the rounding floor in every damping regime and read omega0 and gamma from the weights."""
+    "Train in every damping regime and read omega0 and gamma from the weights."
     found = {}
-    fit(torch.eye(2, dtype=torch.float64), Oscillator(OMEGA0))  # untimed: torch loads its optimisers on first use
+    fit(
+        torch.eye(2, dtype=torch.float64), Oscillator(OMEGA0)
+    )  # untimed: torch loads its optimisers on first use
     for gamma in gammas:
         oscillator, rows = Oscillator(OMEGA0, gamma), []
         for k in range(seed, seed + seeds):
             start = time.monotonic()
             model = fit(oscillator.propagator(DT), oscillator, "lbfgs", seed=k)
             read = identify(model, DT)
-            rows.append([time.monotonic() - start, read.omega0 - OMEGA0, read.gamma - gamma, read.damping_residual, read.trace_residual])
-            found |= {f"gamma{gamma:g}/seed{k}/{name}": tensor.detach() for name, tensor in model.state_dict().items()}
-        found[f"gamma{gamma:g}"] = dict(zip(["seconds", "omega0", "gamma", "damping_residual", "trace_residual"], map(list, zip(*rows))))
+            rows.append(
+                [
+                    time.monotonic() - start,
+                    read.omega0 - OMEGA0,
+                    read.gamma - gamma,
+                    read.damping_residual,
+                    read.trace_residual,
+                ]
+            )
+            found |= {
+                f"gamma{gamma:g}/seed{k}/{name}": tensor.detach()
+                for name, tensor in model.state_dict().items()
+            }
+        found[f"gamma{gamma:g}"] = dict(
+            zip(
+                ["seconds", "omega0", "gamma", "damping_residual", "trace_residual"],
+                map(list, zip(*rows)),
+            )
+        )
     return found
 
 # %% ../../nbs/sho/04_identify.ipynb #sho-04-23
 def attention_share(model: OneTokenTransformer) -> float:
-    "How much of the map goes through attention: |W_U W_O W_V W_E| / |M|, in Frobenius norms."
+    """How much of the map goes through attention: |W_U W_O W_V W_E| / |M|, in Frobenius
+    norms."""
     with torch.no_grad():
         through = (model.W_E @ model.attention_map @ model.W_U).double()
         return float(through.norm() / model.propagator.norm())
@@ -94,7 +141,8 @@ def attention_share(model: OneTokenTransformer) -> float:
 def with_attention_share(model: OneTokenTransformer, share: float) -> OneTokenTransformer:
     """A model with the same function of which attention carries any share you like.
 
-    The heads get W_O W_V = share/(1 - share) times the identity, and the embedding takes back what that changes.
+    The heads get W_O W_V = share/(1 - share) times the identity, and the embedding takes
+    back what that changes.
 
     Args:
         model: any one-token model with d_model = 2.
@@ -104,16 +152,22 @@ def with_attention_share(model: OneTokenTransformer, share: float) -> OneTokenTr
         A copy with other W_E, b_E, W_V and W_O.
 
     Raises:
-        ValueError: share is 1, which would leave nothing on the residual path for finite weights to scale.
+        ValueError: share is 1, which would leave nothing on the residual path for finite
+            weights to scale.
     """
-    if not math.isfinite(share) or share == 1: raise ValueError(f"share = {share} cannot be reached with finite weights: give a real number other than 1.")
+    if not math.isfinite(share) or share == 1:
+        raise ValueError(
+            f"share = {share} cannot be reached with finite weights: give a real number"
+            " other than 1."
+        )
     twin, one = copy.deepcopy(model), torch.eye(2, dtype=model.W_E.dtype)
     attention, heads = twin.blocks[0].attn, model.config.n_heads
     compensate = (1 - share) * (one + model.attention_map)
     attention.W_V.copy_(one.reshape(2, heads, -1).transpose(0, 1))
     attention.W_O.copy_(share / (1 - share) * one.reshape(heads, -1, 2))
     twin.W_E.copy_(model.W_E @ compensate)
-    if twin.b_E is not None: twin.b_E.copy_(model.b_E @ compensate)
+    if twin.b_E is not None:
+        twin.b_E.copy_(model.b_E @ compensate)
     return twin
 
 # %% ../../nbs/sho/04_identify.ipynb #sho-04-29
@@ -138,65 +192,107 @@ def change_basis(model: OneTokenTransformer, G: Tensor) -> OneTokenTransformer:
     return twin
 
 # %% ../../nbs/sho/04_identify.ipynb #sho-04-34
-def integrator_distances(propagators: Tensor, dt: float, oscillator: Oscillator | None = None) -> dict[str, Tensor]:
+def integrator_distances(
+    propagators: Tensor, dt: float, oscillator: Oscillator | None = None
+) -> dict[str, Tensor]:
     """How far each map is from what each integrator would have made.
 
     Args:
         propagators: one-step maps M, shape (n, 2, 2).
         dt: time step (s).
-        oscillator: the system, if it is known; otherwise every method may choose its own omega0 and gamma >= 0.
+        oscillator: the system, if it is known; otherwise every method may choose its own
+            omega0 and gamma >= 0.
 
     Returns:
         Frobenius distances by name of the method, each of shape (n,).
     """
-    if oscillator is None: return {name: fit_integrator(propagators, dt, method)[2] for name, method in INTEGRATORS.items()}
+    if oscillator is None:
+        return {
+            name: fit_integrator(propagators, dt, method)[2]
+            for name, method in INTEGRATORS.items()
+        }
     maps = propagators.detach().double()
-    return {name: (maps - method(oscillator.omega0, oscillator.gamma, dt)).norm(dim=(-2, -1)) for name, method in INTEGRATORS.items()}
+    return {
+        name: (maps - method(oscillator.omega0, oscillator.gamma, dt)).norm(dim=(-2, -1))
+        for name, method in INTEGRATORS.items()
+    }
 
 
 def name_integrator(propagators: Tensor, dt: float, oscillator: Oscillator) -> list[str]:
-    """The name of the integrator closest to each map; arguments as in `integrator_distances`."""
+    """The name of the integrator closest to each map; arguments as in
+    `integrator_distances`."""
     distances = integrator_distances(propagators, dt, oscillator)
-    return [list(distances)[i] for i in torch.stack(list(distances.values())).argmin(0).tolist()]
+    return [
+        list(distances)[i] for i in torch.stack(list(distances.values())).argmin(0).tolist()
+    ]
 
 # %% ../../nbs/sho/04_identify.ipynb #sho-04-35
-def fit_integrator(propagators: Tensor, dt: float, integrator: Integrator, iterations: int = 12) -> tuple[Tensor, Tensor, Tensor]:
+def fit_integrator(
+    propagators: Tensor, dt: float, integrator: Integrator, iterations: int = 12
+) -> tuple[Tensor, Tensor, Tensor]:
     """Fit omega0 and gamma of one method to maps, by Gauss-Newton from the closed form.
 
     Args:
         propagators: one-step maps M, shape (n, 2, 2).
         dt: time step (s).
         integrator: the method.
-        iterations: Gauss-Newton steps; the start is exact for every function of A, and a few steps do for the others.
+        iterations: Gauss-Newton steps; the start is exact for every function of A, and a
+            few steps do for the others.
 
     Returns:
         omega0, gamma and the Frobenius distance to M, each of shape (n,).
     """
     M = propagators.detach().double()
-    start = [torch.sqrt((-M[:, 1, 0] / M[:, 0, 1]).clamp(min=1e-6)), ((M[:, 0, 0] - M[:, 1, 1]) / (2 * M[:, 0, 1])).clamp(min=0)]
-    theta, best = torch.stack(start, -1), torch.full((len(M), 3), math.inf, dtype=torch.float64)
+    start = [
+        torch.sqrt((-M[:, 1, 0] / M[:, 0, 1]).clamp(min=1e-6)),
+        ((M[:, 0, 0] - M[:, 1, 1]) / (2 * M[:, 0, 1])).clamp(min=0),
+    ]
+    theta, best = torch.stack(start, -1), torch.full(
+        (len(M), 3), math.inf, dtype=torch.float64
+    )
     for _ in range(iterations):
         copies = theta[:, None].expand(-1, 4, 2).clone().requires_grad_()
         entries = integrator(*copies.unbind(-1), dt).flatten(-2)
-        jacobian, = torch.autograd.grad(entries.diagonal(dim1=-2, dim2=-1).sum(), copies)
+        (jacobian,) = torch.autograd.grad(entries.diagonal(dim1=-2, dim2=-1).sum(), copies)
         residual = (entries[:, 0] - M.flatten(-2)).detach()
         found = torch.cat([theta, residual.norm(dim=-1, keepdim=True)], -1)
         best = torch.where(found[:, 2:] < best[:, 2:], found, best)
-        theta = (theta - torch.linalg.lstsq(jacobian, residual[..., None]).solution[..., 0]).clamp(min=0)
+        theta = (
+            theta - torch.linalg.lstsq(jacobian, residual[..., None]).solution[..., 0]
+        ).clamp(min=0)
     return best[:, 0], best[:, 1], best[:, 2]
 
 # %% ../../nbs/sho/04_identify.ipynb #sho-04-36
-@experiment("sho/integrators", quick=dict(seeds=1, gammas=[0.0, 0.1]), full=dict(seeds=3, gammas=[0.0, 0.1]))
+@experiment(
+    "sho/integrators",
+    quick=dict(seeds=1, gammas=[0.0, 0.1]),
+    full=dict(seeds=3, gammas=[0.0, 0.1]),
+)
 def integrators(seeds: int, gammas: list[float], *, seed: int = 0) -> dict:
-    """Train on the data of every integrator and name the integrator from the weights."""
+    "Train on the data of every integrator and name it from the weights."
     found = {}
     for gamma in gammas:
         oscillator, keys, maps = Oscillator(OMEGA0, gamma), [], []
-        for (name, method), k in itertools.product(INTEGRATORS.items(), range(seed, seed + seeds)):
+        for (name, method), k in itertools.product(
+            INTEGRATORS.items(), range(seed, seed + seeds)
+        ):
             model = fit(method(OMEGA0, gamma, DT), oscillator, "lbfgs", seed=k)
             keys.append(name), maps.append(model.propagator.detach())
-            found |= {f"{name}/gamma{gamma:g}/seed{k}/{key}": tensor.detach() for key, tensor in model.state_dict().items()}
-        ranked = torch.stack(list(integrator_distances(torch.stack(maps), DT, oscillator).values())).sort(0).values
-        found[f"gamma{gamma:g}"] = {"trained_on": keys, "named": name_integrator(torch.stack(maps), DT, oscillator),
-                                    "distance": ranked[0].tolist(), "runner_up": ranked[1].tolist()}
+            found |= {
+                f"{name}/gamma{gamma:g}/seed{k}/{key}": tensor.detach()
+                for key, tensor in model.state_dict().items()
+            }
+        ranked = (
+            torch.stack(
+                list(integrator_distances(torch.stack(maps), DT, oscillator).values())
+            )
+            .sort(0)
+            .values
+        )
+        found[f"gamma{gamma:g}"] = {
+            "trained_on": keys,
+            "named": name_integrator(torch.stack(maps), DT, oscillator),
+            "distance": ranked[0].tolist(),
+            "runner_up": ranked[1].tolist(),
+        }
     return found

@@ -292,11 +292,11 @@ class Posterior:
         ahead = Oscillator(self.omega0, self.gamma).propagator(steps*self.dt)
         return torch.einsum("nc,ncij,ncj->ni", self.weight, ahead, self.state)
 
-def posterior(tokens: Tensor, regime: Regime, resolved: float = 100., levels: int = 12) -> Posterior:
+def posterior(tokens: Tensor, regime: Regime, resolved: float = 100., levels: int = 20) -> Posterior:
     """Bayes' rule for the regime: exact in the states, by adaptive cells in (omega0, gamma).
 
-    Given (omega0, gamma) everything is Gaussian. The plane is cut into 64 x 16 cells; as long as fewer than `resolved` cells carry the weight of a context, the 256
-    heaviest are cut in four.
+    Given (omega0, gamma) everything is Gaussian. The prior's rectangle is cut into 64 x 16 cells (a line into 1024); as long as fewer than `resolved` cells carry the weight of a context,
+    the heaviest are cut in four (or two), and 1024 are kept.
 
     Args:
         tokens: observed tokens, shape (n, k, 2).
@@ -309,9 +309,11 @@ def posterior(tokens: Tensor, regime: Regime, resolved: float = 100., levels: in
     """
     if regime.dt is None or regime.noise <= 0: raise ValueError(f"dt = {regime.dt} and noise = {regime.noise} leave no smooth posterior: give a fixed dt and noise > 0")
     tokens = tokens.double()
-    size = torch.tensor([(high - low)/cells for (low, high), cells in ((regime.omega0, 64), (regime.gamma, 16))], dtype=torch.float64)
-    corner = torch.cartesian_prod(torch.arange(64.), torch.arange(16.)).double() + 0.5
-    centre = (torch.tensor([regime.omega0[0], regime.gamma[0]]) + corner*size).expand(len(tokens), -1, -1)
+    (low, high), (slow, fast) = regime.omega0, regime.gamma
+    rows, columns = (64, 16) if low < high and slow < fast else (1024, 1) if low < high else (1, 1024)
+    size = torch.tensor([(high - low)/rows, (fast - slow)/columns], dtype=torch.float64)
+    corner = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)) + 0.5
+    centre = (torch.tensor([low, slow], dtype=torch.float64) + corner*size).expand(len(tokens), -1, -1)
     parts = [_posterior(t, c, size, regime, resolved, levels) for t, c in zip(tokens.split(128), centre.split(128))]
     return Posterior(*(torch.cat(p) for p in zip(*parts)), regime.dt)
 
@@ -321,9 +323,9 @@ def _posterior(tokens, centre, size, regime, resolved, levels):
     for _ in range(levels):
         todo = (1/log_weight.softmax(-1).pow(2).sum(-1) < resolved).nonzero()[:, 0]
         if not len(todo): break
-        quarter = torch.cartesian_prod(*[torch.tensor([-0.25, 0.25], dtype=torch.float64)]*2)
-        heaviest = centre[todo].gather(1, log_weight[todo].topk(256).indices[..., None].expand(-1, -1, 2))
-        centre[todo] = (heaviest[:, :, None] + quarter*size[todo][:, None, None]).flatten(1, 2)
+        children = torch.cartesian_prod(*(torch.tensor([-0.25, 0.25] if high > low else [0.], dtype=torch.float64) for low, high in (regime.omega0, regime.gamma)))
+        heaviest = centre[todo].gather(1, log_weight[todo].topk(1024//len(children)).indices[..., None].expand(-1, -1, 2))
+        centre[todo] = (heaviest[:, :, None] + children*size[todo][:, None, None]).flatten(1, 2)
         size = size.clone().index_copy(0, todo, size[todo]/2)
         log_weight[todo], state[todo] = _evidence(tokens[todo], centre[todo], regime)
     return *centre.unbind(-1), log_weight.softmax(-1), state
@@ -422,7 +424,7 @@ def train_stack(model: nn.Module, regime: Regime, steps: int, seed: int = 0, pat
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-48
 STACKS = {"causal": dict(causal=True), "causal, positions": dict(causal=True, positions=16), "no mask": dict(causal=False)}
 
-@experiment("sho/leak", quick=dict(seeds=1, steps=100), full=dict(seeds=3, steps=3000))
+@experiment("sho/leak", quick=dict(seeds=1, steps=100), full=dict(seeds=3, steps=2000))
 def leaks(seeds: int, steps: int, *, seed: int = 0, folder: Path | None = None) -> dict:
     """The follow-up's attention-only models with and without mask and positions: error by position."""
     regime, found = replace(REGIMES["follow-up"], length=16), {}

@@ -17,8 +17,11 @@ from torch import Tensor
 from .oscillator import Oscillator
 
 # %% ../../nbs/sho/02_integrators.ipynb #sho-02-07
-def taylor(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor, order: int) -> Tensor:
-    """The Taylor polynomial of exp(A dt): the matrix of every explicit Runge-Kutta method with as many stages as its order.
+def taylor(
+    omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor, order: int
+) -> Tensor:
+    """The Taylor polynomial of exp(A dt): the matrix of every explicit Runge-Kutta method
+    with as many stages as its order.
 
     Args:
         omega0: natural angular frequency (rad/s); tensors broadcast to a batch shape (...).
@@ -32,7 +35,8 @@ def taylor(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor, or
     Raises:
         ValueError: order is below 1, or omega0, gamma or dt is out of range.
     """
-    if order < 1: raise ValueError(f"order = {order} gives no method: give order >= 1.")
+    if order < 1:
+        raise ValueError(f"order = {order} gives no method: give order >= 1.")
     z = _generator_step(omega0, gamma, dt)
     result = one = torch.eye(2, dtype=torch.float64).expand_as(z)
     for k in range(order, 0, -1):
@@ -40,19 +44,26 @@ def taylor(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor, or
     return result
 
 
-def _generator_step(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor) -> Tensor:
+def _generator_step(
+    omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor
+) -> Tensor:
     dt = torch.as_tensor(dt, dtype=torch.float64)
-    if not bool(torch.isfinite(dt).all()): raise ValueError(f"dt = {dt.tolist()} is not finite: give a real time step.")
+    if not bool(torch.isfinite(dt).all()):
+        raise ValueError(f"dt = {dt.tolist()} is not finite: give a real time step.")
     return Oscillator(omega0, gamma).generator * dt[..., None, None]
 
 # %% ../../nbs/sho/02_integrators.ipynb #sho-02-09
-def backward_euler(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor) -> Tensor:
+def backward_euler(
+    omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor
+) -> Tensor:
     "The implicit Euler method, (1 - A dt)^-1, shape (..., 2, 2)."
     z = _generator_step(omega0, gamma, dt)
     return torch.linalg.inv(torch.eye(2, dtype=torch.float64) - z)
 
 
-def implicit_midpoint(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor) -> Tensor:
+def implicit_midpoint(
+    omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor
+) -> Tensor:
     "The implicit midpoint rule, (1 - A dt/2)^-1 (1 + A dt/2), shape (..., 2, 2)."
     half, one = _generator_step(omega0, gamma, dt) / 2, torch.eye(2, dtype=torch.float64)
     return torch.linalg.solve(one - half, one + half)
@@ -71,13 +82,18 @@ def drift(h: Tensor) -> Tensor:
 
 
 def kick(omega0: Tensor, gamma: Tensor, h: Tensor) -> Tensor:
-    "The exact flow of p' = -omega0^2 x - 2 gamma p at fixed x for a time h, shape (..., 2, 2)."
+    """The exact flow of p' = -omega0^2 x - 2 gamma p at fixed x for a time h, shape (...,
+    2, 2)."""
     z = 2 * gamma * h
     push = torch.where(z == 0, h, -torch.expm1(-z) * h / torch.where(z == 0, 1.0, z))
-    return _shear(torch.ones_like(h), torch.zeros_like(h), -omega0**2 * push, torch.exp(-z))
+    return _shear(
+        torch.ones_like(h), torch.zeros_like(h), -(omega0**2) * push, torch.exp(-z)
+    )
 
 
-def splitting(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor, stages: str) -> Tensor:
+def splitting(
+    omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor, stages: str
+) -> Tensor:
     """A product of exact drifts and kicks.
 
     Args:
@@ -90,15 +106,22 @@ def splitting(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor,
         One-step matrix of determinant exp(-2 gamma dt), float64, shape (..., 2, 2).
     """
     _generator_step(omega0, gamma, dt)
-    omega0, gamma, dt = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float64) for v in (omega0, gamma, dt)))
-    steps = {"d": drift(dt / max(1, stages.count("d"))), "k": kick(omega0, gamma, dt / max(1, stages.count("k")))}
+    omega0, gamma, dt = torch.broadcast_tensors(
+        *(torch.as_tensor(v, dtype=torch.float64) for v in (omega0, gamma, dt))
+    )
+    steps = {
+        "d": drift(dt / max(1, stages.count("d"))),
+        "k": kick(omega0, gamma, dt / max(1, stages.count("k"))),
+    }
     result = torch.eye(2, dtype=torch.float64)
-    for stage in stages: result = steps[stage] @ result
+    for stage in stages:
+        result = steps[stage] @ result
     return result
 
 
 def yoshida4(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor) -> Tensor:
-    "Yoshida's fourth-order composition of three leapfrogs, the middle one backwards in time (Phys. Lett. A 150:262), shape (..., 2, 2)."
+    """Yoshida's fourth-order composition of three leapfrogs, the middle one backwards in
+    time (Phys. Lett. A 150:262), shape (..., 2, 2)."""
     outer = 1 / (2 - 2 ** (1 / 3))
     a, b = (splitting(omega0, gamma, dt * w, "kdk") for w in (outer, 1 - 2 * outer))
     return a @ b @ a
@@ -110,18 +133,23 @@ def _shear(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
 # %% ../../nbs/sho/02_integrators.ipynb #sho-02-12
 @dataclass(frozen=True)
 class Integrator:
-    """A named one-step method, called as integrator(omega0, gamma, dt) for its matrix of shape (..., 2, 2).
+    """A named one-step method, called as integrator(omega0, gamma, dt) for its matrix of
+    shape (..., 2, 2).
 
     Args:
         title: the name that people say.
-        order: p, where the error after a fixed time falls as dt^p; infinite for the exact map.
+        order: p, where the error after a fixed time falls as dt^p; infinite for the exact
+            map.
         matrix: function of (omega0, gamma, dt).
     """
+
     title: str
     order: float
     matrix: Callable[..., Tensor]
 
-    def __call__(self, omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor) -> Tensor:
+    def __call__(
+        self, omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor
+    ) -> Tensor:
         return self.matrix(omega0, gamma, dt)
 
 
@@ -129,9 +157,15 @@ class Integrator:
 INTEGRATORS: dict[str, Integrator] = {
     "euler": Integrator("forward Euler", 1, partial(taylor, order=1)),
     "backward-euler": Integrator("backward Euler", 1, backward_euler),
-    "euler-kd": Integrator("symplectic Euler, kick first", 1, partial(splitting, stages="kd")),
-    "euler-dk": Integrator("symplectic Euler, drift first", 1, partial(splitting, stages="dk")),
-    "leapfrog": Integrator("leapfrog (velocity Verlet)", 2, partial(splitting, stages="kdk")),
+    "euler-kd": Integrator(
+        "symplectic Euler, kick first", 1, partial(splitting, stages="kd")
+    ),
+    "euler-dk": Integrator(
+        "symplectic Euler, drift first", 1, partial(splitting, stages="dk")
+    ),
+    "leapfrog": Integrator(
+        "leapfrog (velocity Verlet)", 2, partial(splitting, stages="kdk")
+    ),
     "verlet": Integrator("position Verlet", 2, partial(splitting, stages="dkd")),
     "midpoint": Integrator("implicit midpoint", 2, implicit_midpoint),
     "rk2": Integrator("RK2 (Taylor 2)", 2, partial(taylor, order=2)),
@@ -139,12 +173,17 @@ INTEGRATORS: dict[str, Integrator] = {
     "rk4": Integrator("RK4 (Taylor 4)", 4, partial(taylor, order=4)),
     "yoshida4": Integrator("Yoshida 4", 4, yoshida4),
     "gauss4": Integrator("Gauss 4", 4, gauss4),
-    "exact": Integrator("matrix exponential", float("inf"), lambda omega0, gamma, dt: Oscillator(omega0, gamma).propagator(dt)),
+    "exact": Integrator(
+        "matrix exponential",
+        float("inf"),
+        lambda omega0, gamma, dt: Oscillator(omega0, gamma).propagator(dt),
+    ),
 }
 
 # %% ../../nbs/sho/02_integrators.ipynb #sho-02-17
 def det_error(propagator: Tensor, gamma: float, dt: float) -> Tensor:
-    """The relative error of the phase-space volume in one step, det M / exp(-2 gamma dt) - 1.
+    """The relative error of the phase-space volume in one step, det M / exp(-2 gamma dt) -
+    1.
 
     Args:
         propagator: M, shape (..., 2, 2).
@@ -154,7 +193,10 @@ def det_error(propagator: Tensor, gamma: float, dt: float) -> Tensor:
     Returns:
         Tensor of shape (...).
     """
-    return _det(propagator) * torch.exp(torch.as_tensor(2 * gamma * dt, dtype=torch.float64)) - 1
+    return (
+        _det(propagator) * torch.exp(torch.as_tensor(2 * gamma * dt, dtype=torch.float64))
+        - 1
+    )
 
 
 def phase_error(propagator: Tensor, oscillator: Oscillator, dt: float) -> Tensor:
@@ -171,14 +213,25 @@ def phase_error(propagator: Tensor, oscillator: Oscillator, dt: float) -> Tensor
     m = propagator.double()
     half_difference = (m[..., 0, 0] - m[..., 1, 1]) / 2
     sine2 = -(half_difference**2 + m[..., 0, 1] * m[..., 1, 0])
-    return torch.atan2(torch.sqrt(sine2.clamp(min=0)), (m[..., 0, 0] + m[..., 1, 1]) / 2) - oscillator.omega * dt
+    return (
+        torch.atan2(torch.sqrt(sine2.clamp(min=0)), (m[..., 0, 0] + m[..., 1, 1]) / 2)
+        - oscillator.omega * dt
+    )
 
 
-def energy_drift(propagator: Tensor, oscillator: Oscillator, dt: float, steps: int = 10_000, window: int = 100) -> Tensor:
-    """The largest relative error of the energy, |E / E_exact - 1|, over all starting phases and the last few steps.
+def energy_drift(
+    propagator: Tensor,
+    oscillator: Oscillator,
+    dt: float,
+    steps: int = 10_000,
+    window: int = 100,
+) -> Tensor:
+    """The largest relative error of the energy, |E / E_exact - 1|, over all starting phases
+    and the last few steps.
 
-    In the coordinates (omega0 x, p) the energy is half the squared length, so that the ratio of the two energies ranges
-    between the squared singular values of M^n exp(-A n dt).
+    In the coordinates (omega0 x, p) the energy is half the squared length, so that the
+    ratio of the two energies ranges between the squared singular values of M^n exp(-A n
+    dt).
 
     Args:
         propagator: M, shape (..., 2, 2).
@@ -191,20 +244,33 @@ def energy_drift(propagator: Tensor, oscillator: Oscillator, dt: float, steps: i
         Tensor of shape (...).
 
     Raises:
-        ValueError: the oscillator does not oscillate, so that its energy is soon nothing to compare with.
+        ValueError: the oscillator does not oscillate, so that its energy is soon nothing to
+            compare with.
     """
-    if float(oscillator.omega) == 0: raise ValueError(f"gamma = {oscillator.gamma} does not let the motion oscillate: give gamma < omega0.")
+    if float(oscillator.omega) == 0:
+        raise ValueError(
+            f"gamma = {oscillator.gamma} does not let the motion oscillate: give gamma <"
+            " omega0."
+        )
     scale = torch.tensor([float(oscillator.omega0), 1.0], dtype=torch.float64)
     step = propagator.double() * scale[:, None] / scale
     powers = [torch.linalg.matrix_power(step, steps - window + 1)]
-    for _ in range(window - 1): powers.append(step @ powers[-1])
-    back = oscillator.propagator(-dt * torch.arange(steps - window + 1, steps + 1, dtype=torch.float64)) * scale[:, None] / scale
+    for _ in range(window - 1):
+        powers.append(step @ powers[-1])
+    back = (
+        oscillator.propagator(
+            -dt * torch.arange(steps - window + 1, steps + 1, dtype=torch.float64)
+        )
+        * scale[:, None]
+        / scale
+    )
     ratios = torch.linalg.svdvals(torch.stack(powers, -3) @ back).square()
     return (ratios - 1).abs().amax((-2, -1))
 
 # %% ../../nbs/sho/02_integrators.ipynb #sho-02-19
 def conformal_projection(propagator: Tensor, gamma: float, dt: float) -> Tensor:
-    """Rescale M so that its determinant is exp(-2 gamma dt): volume is made right, the phase is left alone.
+    """Rescale M so that its determinant is exp(-2 gamma dt): volume is made right, the
+    phase is left alone.
 
     Args:
         propagator: M of positive determinant, shape (..., 2, 2).
@@ -218,8 +284,17 @@ def conformal_projection(propagator: Tensor, gamma: float, dt: float) -> Tensor:
         ValueError: a determinant is not positive, so that no rescaling can mend it.
     """
     det = _det(propagator)
-    if not bool((det > 0).all()): raise ValueError(f"det M = {det.min().item():.3g} is not positive: give a map that keeps orientation.")
-    return propagator.double() * torch.sqrt(torch.exp(torch.as_tensor(-2 * gamma * dt, dtype=torch.float64)) / det)[..., None, None]
+    if not bool((det > 0).all()):
+        raise ValueError(
+            f"det M = {det.min().item():.3g} is not positive: give a map that keeps"
+            " orientation."
+        )
+    return (
+        propagator.double()
+        * torch.sqrt(
+            torch.exp(torch.as_tensor(-2 * gamma * dt, dtype=torch.float64)) / det
+        )[..., None, None]
+    )
 
 
 def _det(propagator: Tensor) -> Tensor:
