@@ -1,4 +1,4 @@
-"Print a figure of the executed book as an SVG file that follows light and dark mode by itself: figure.py fig-lottery > book/_static/readme.svg"
+"Print a figure of the executed book as an SVG file that follows light and dark mode by itself: figure.py fig-integrators > book/_static/readme.svg"
 import re, sys
 from pathlib import Path
 

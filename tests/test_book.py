@@ -118,6 +118,27 @@ def test_what_is_recalled_is_stored(result, where):
     assert stored.exists(), f"{where} recalls {result}: physattn reproduce {result} --profile full"
     json.loads(stored.read_text(encoding="utf-8"))
 
+# --- how the book reads them
+
+def notebook(*sources): return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
+
+def test_the_cache_knows_what_a_notebook_depends_on():
+    stored = next(p for p in sorted((ROOT/"results").rglob("*.json")) if p.with_suffix(".safetensors").exists())
+    recall = f"recall('{stored.relative_to(ROOT/'results').with_suffix('')}')"
+    found = book.depends(notebook("def unfinished(", f"if True:\n    %pip list\nfrom physattn.foundations.attention import Attention\n{recall}"))
+    assert {stored, stored.with_suffix(".safetensors")} <= set(found)
+    assert {ROOT/"physattn/foundations"/f for f in ("attention.py", "models.py", "files.py")} <= set(found), "modules of modules count"
+    assert ROOT/"physattn/cli.py" not in found
+
+def test_the_book_reads_directives():
+    sources = '#| label: fig-x\n#| fig-cap: "Of $\\omega_0$."\n#| hide_input\n1', "#| exercise\n...", "#| solution\n2", "#| export\n3", "#| hide\n4", "5"
+    figure, stub, solution, export, hidden, plain, stamp = book.read(nbformat.writes(notebook(*sources))).cells
+    assert figure.source == "1" and figure.metadata["tags"] == ["hide-input"]
+    assert figure.metadata["mystnb"]["figure"] == {"name": "fig-x", "caption": r"Of $\omega_0$."}
+    assert stub.metadata["tags"] == ["exercise", "skip-execution"] and solution.metadata["tags"] == ["hide-input", "solution"]
+    assert export.metadata["tags"] == ["export"] and hidden.metadata["tags"] == stamp.metadata["tags"] == ["remove-cell"]
+    assert "tags" not in plain.metadata and "figure" not in plain.metadata["mystnb"]
+
 # --- the library
 
 EXPORTED = book.modules("physattn")

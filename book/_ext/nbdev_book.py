@@ -2,15 +2,12 @@
 
 nbdev says what a cell is for with a comment (`#| export`), Jupyter Book with a tag (`remove-cell`).
 `read` is the one place where the first is turned into the second; the notebook on disk is never changed."""
-import ast, hashlib, importlib, importlib.util, inspect, re
+import ast, hashlib, importlib.util, re
 from configparser import ConfigParser
 from functools import lru_cache
 from pathlib import Path
-from typing import get_type_hints
 
 import nbformat
-from sphinx.util.fileutil import copy_asset
-from sphinx.util.inspect import stringify_signature
 
 LIB, ROOT = 'physattn', Path(__file__).resolve().parents[2]
 DIRECTIVE = re.compile(r'^\s*#\s*\|\s*(.+?)\s*$')
@@ -57,10 +54,11 @@ def read(text):
     for c in nb.cells:
         if c.cell_type != 'code': continue
         directives, c.source = split(c.source)
-        if not c.source.strip() or 'nbdev_export(' in c.source: directives.append('hide')
+        if not c.source.strip(): directives.append('hide')
         if ts := sorted({*c.metadata.get('tags', []), *tags(directives)}): c.metadata['tags'] = ts
-        options = {'figure': figure(directives)} if figure(directives) else {}
-        c.metadata['mystnb'] = options | {'code_prompt_show': next((p for d, p in PROMPTS.items() if d in directives), 'Show the code'), 'code_prompt_hide': 'Hide the code'}
+        show = next((prompt for d, prompt in PROMPTS.items() if d in directives), 'Show the code')
+        c.metadata['mystnb'] = {'code_prompt_show': show, 'code_prompt_hide': 'Hide the code'}
+        if f := figure(directives): c.metadata['mystnb']['figure'] = f
     # The execution cache knows only the notebook: a last, invisible cell tells it about the library.
     nb.cells.append(nbformat.v4.new_code_cell(f'# depends on {stamp}', id='depends', metadata={'tags': ['remove-cell']}))
     return nb
@@ -101,11 +99,10 @@ def depends(nb):
     return sorted(seen)
 
 def note_dependencies(app, docname, source):
-    "Reread a chapter when a library file or result that it uses has changed."
+    "Reread a page when this file, or a library file or result that it uses, has changed."
+    app.env.note_dependency(__file__)
     if str(app.env.doc2path(docname)).endswith('.ipynb'):
         for f in depends(nbformat.reads(source[0], as_version=4)): app.env.note_dependency(str(f))
-
-# --- the reference pages
 
 def modules(package):
     "The modules that notebooks export into `package`, in the order of the notebooks."
@@ -113,52 +110,6 @@ def modules(package):
     for nb in sorted((ROOT/'nbs').rglob('*.ipynb')):
         if m := re.search(r'default_exp ([\w.]+)', nb.read_text(encoding='utf-8')): order[f'{LIB}.{m[1]}'] = nb
     return [m for m in order if m == package or m.startswith(package + '.')]
-
-MARKUP = re.compile(r':[\w:]+:`[^`]+`|``[^`]+``|`([^`]+)`')
-
-def plain_docstring(app, what, name, obj, options, lines):
-    "A docstring is plain text with `code` in it; reStructuredText would read more into its bars, stars and underscores."
-    def escape(text): return re.sub(r'([|*])|(?<=\w)(_)(?!\w)', r'\\\g<0>', text)
-    for i, line in enumerate(lines):
-        out, end = '', 0
-        for m in MARKUP.finditer(line):
-            out += escape(line[end:m.start()]) + (f'``{m[1]}``' if m[1] else m[0]) + ('\\ ' if line[m.end():m.end() + 1].isalnum() else '')
-            end = m.end()
-        lines[i] = out + escape(line[end:])
-    if what in ('data', 'attribute', 'property') and lines: lines[0] = ': ' + lines[0]  # or napoleon takes what stands before a colon for a type
-
-def plain_signature(app, what, name, obj, options, signature, returns):
-    "The types of a command's arguments without what only the command line needs to know."
-    if not signature or 'Annotated[' not in signature: return None
-    hints, found = get_type_hints(obj), inspect.signature(obj)
-    params = [p.replace(annotation=hints.get(n, p.empty)) for n, p in found.parameters.items()]
-    return stringify_signature(found.replace(parameters=params), unqualified_typehints=True), returns
-
-def api(module):
-    "The reference of one module, which autodoc writes."
-    return f'## {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n   :undoc-members:\n```\n'
-
-def commands(command, name):
-    "The reference of a command and its subcommands: usage, what it does, and a row for each argument and option."
-    context = command.make_context(name, [], resilient_parsing=True)
-    subcommands = getattr(command, 'commands', {})
-    usage = ' '.join([name, *command.collect_usage_pieces(context)])
-    rows = [(', '.join(f'`{o}`' for o in (p.opts + p.secondary_opts if p.param_type_name == 'option' else [p.name.upper()])),
-             (p.help or '').replace('|', '\\|'), f'`{p.default}`' if isinstance(p.default, (str, int, float, Path)) and not isinstance(p.default, bool) else '')
-            for p in command.get_params(context) if getattr(p, 'help', None) and p.name not in ('help', 'install_completion', 'show_completion')]
-    table = ['| | | default |', '|---|---|---|', *('| ' + ' | '.join(row) + ' |' for row in rows), ''] if rows else []
-    yield '\n'.join([f'### `{name}`', '', '```text', usage, '```', '', command.help or '', '', *table])
-    for sub, c in subcommands.items(): yield from commands(c, f'{name} {sub}')
-
-def write_reference(app, docname, source):
-    "Replace an `api` block, which names a module or a package, and a `commands` block, which names a typer application, by what they document."
-    def replace(match):
-        kind, target = match.groups()
-        if kind == 'api': return '\n'.join(map(api, modules(target)))
-        import typer
-        for f in (ROOT/LIB).rglob('cli.py'): app.env.note_dependency(str(f))
-        return '\n'.join(commands(typer.main.get_command(importlib.import_module(target).app), LIB))
-    source[0] = re.sub(r'^```\{(api|commands)\} ([\w.]+)\n```$', replace, source[0], flags=re.M)
 
 # --- the pages
 
@@ -174,6 +125,7 @@ def configure(app, config):
 
 def copy_mathjax(app, exception):
     "Serve MathJax from the book itself: one script and its fonts."
+    from sphinx.util.fileutil import copy_asset
     if exception or app.builder.format != 'html': return
     source = Path(importlib.util.find_spec('sphinx-mathjax-offline').origin).parent/'static/mathjax'
     for part in ('tex-chtml-full.js', 'output/chtml/fonts/woff-v2'):
@@ -188,15 +140,24 @@ def load_players(app, pagename, templatename, context, doctree):
     "A figure to play with, `data-play=\"name\"`, brings its own script, on the pages where it stands."
     for name in sorted(set(re.findall(r'data-play="(\w+)"', context.get('body', '')))): app.add_js_file(f'{name}.js', loading_method='defer')
 
-def setup(app):
+def patch_codeautolink():
+    "Two cases that it does not expect."
+    from sphinx_codeautolink import extension
     from sphinx_codeautolink.extension.block import CodeBlockAnalyser
-    # Exercises and proofs are sections without a title, which codeautolink does not expect.
+    from sphinx_codeautolink.extension.resolve import CouldNotResolve, resolve_location
+
+    def resolve(chain, inventory):
+        try: return resolve_location(chain, inventory)
+        except RecursionError: raise CouldNotResolve from None
+    # A class inside a class, such as `Config`, without a page of its own.
+    extension.resolve_location = resolve
+    # Exercises and proofs, which are sections without a title.
     CodeBlockAnalyser.depart_section = lambda self, node: self.title_stack.pop() if self.title_stack else None
+
+def setup(app):
+    patch_codeautolink()
     app.connect('config-inited', configure)
     app.connect('source-read', note_dependencies)
-    app.connect('source-read', write_reference)
-    app.connect('autodoc-process-docstring', plain_docstring, priority=400)
-    app.connect('autodoc-process-signature', plain_signature)
     app.connect('html-page-context', load_players)
     app.connect('html-page-context', drop_thebe, priority=900)
     app.connect('build-finished', copy_mathjax)

@@ -101,6 +101,7 @@ class Muon(torch.optim.Optimizer):
                 aspect = max(1., p.shape[-2]/p.shape[-1])
                 p.add_(orthogonalize(p.grad.lerp(average, group["momentum"])), alpha=-group["lr"]*math.sqrt(aspect))
 
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-14
 def orthogonalize(matrix: Tensor) -> Tensor:
     """Push the singular values of matrices towards 1 by five steps of an odd quintic polynomial (Jordan et al., 2024).
 
@@ -118,7 +119,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
         X = 3.4445*X + (-4.7750*A + 2.0315*A @ A) @ X
     return X.mT if tall else X
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-15
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-16
 def fit(model: Model, loss: Callable[[int], Tensor], steps: int, rng: torch.Generator, lr: float = 0.02, path: Path | None = None, desc: str = "") -> Run:
     """Minimise a loss: Muon for the matrices of the blocks, Adam for the rest, a warm-up of 100 steps and half a cosine.
 
@@ -150,7 +151,7 @@ def fit(model: Model, loss: Callable[[int], Tensor], steps: int, rng: torch.Gene
         run.log(loss=value.item())
     return run
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-16
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-17
 def train(regime: Regime, config: ContextTransformer.Config, steps: int, batch: int = 256, seed: int = 0, path: Path | None = None) -> ContextTransformer:
     """Train on fresh contexts of a regime: mean square error of the next observed token, at all positions.
 
@@ -169,7 +170,7 @@ def train(regime: Regime, config: ContextTransformer.Config, steps: int, batch: 
     fit(model, loss, steps, rng, path=path, desc=f"seed {seed}")
     return model.requires_grad_(False)
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-20
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-21
 @experiment("sho/in-context", quick=dict(seeds=1, steps=300, batch=128, contexts=256), full=dict(seeds=5, steps=10_000, batch=256, contexts=4096))
 def in_context(seeds: int, steps: int, batch: int, contexts: int, *, seed: int = 0, folder: Path | None = None) -> dict:
     """Train small transformers in the S6 regime and measure them against AR, least squares and Bayes."""
@@ -183,6 +184,7 @@ def in_context(seeds: int, steps: int, batch: int, contexts: int, *, seed: int =
     error = values.std(0, ddof=1)/math.sqrt(seeds) if seeds > 1 else found["nmse seed0"].error
     return found | {"nmse": Estimate(values.mean(0), error, seeds), "parameters": sum(p.numel() for p in model.parameters())} | references(test, regime)
 
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-22
 def references(test: Contexts, regime: Regime) -> dict[str, Estimate]:
     """What other predictors reach on the same contexts, for each token from 1 (Bayes, AR) or 3 (least squares) on.
 
@@ -199,7 +201,7 @@ def references(test: Contexts, regime: Regime) -> dict[str, Estimate]:
     join = lambda es: Estimate(np.array([e.value for e in es]), np.array([e.error for e in es]), es[0].n)
     return {"nmse Bayes": join(bayes), "nmse AR": join(ar), "nmse least squares": join(squares)}
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-21
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-23
 def trained(index: int = 0) -> ContextTransformer:
     """A recorded model of the experiment `sho/in-context`, frozen.
 
@@ -210,7 +212,7 @@ def trained(index: int = 0) -> ContextTransformer:
     model.load_state_dict(recall("sho/in-context").weights(f"seed{index}"))
     return model.requires_grad_(False)
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-28
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-31
 ABLATIONS = {"attention only": dict(d_mlp=0), "one block": dict(n_layers=1)}
 
 @experiment("sho/in-context-ablation", quick=dict(seeds=1, steps=100), full=dict(seeds=2, steps=3000))
@@ -225,7 +227,7 @@ def in_context_ablation(seeds: int, steps: int, *, seed: int = 0, folder: Path |
             found[f"{name} seed{i}"] = nmse(model(test.observed[:, :-1]), test.clean[:, 1:])
     return found
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-31
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-34
 def rollout(model: ContextTransformer, tokens: Tensor, steps: int) -> Tensor:
     """Feed a model its own predictions, through a window as long as it can read.
 
@@ -241,7 +243,7 @@ def rollout(model: ContextTransformer, tokens: Tensor, steps: int) -> Tensor:
         tokens = torch.cat([tokens, model(tokens[:, -model.config.length:])[:, -1:]], 1)
     return tokens[:, -steps:]
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-33
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-36
 class GeneratorTransformer(ContextTransformer):
     """A context transformer whose head names an oscillator: at each token it outputs omega0, gamma and a corrected state.
 
@@ -278,7 +280,7 @@ class GeneratorTransformer(ContextTransformer):
         oscillator, state = self.identify(tokens)
         return (oscillator.propagator(steps*self.regime.dt).to(state) @ state[..., None])[..., 0]
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-35
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-38
 def train_generator(regime: Regime, steps: int, ahead: int = 50, tokens: int = 16, batch: int = 256, seed: int = 0, path: Path | None = None) -> GeneratorTransformer:
     """Train a generator head on unrolled predictions: the mean of ln(relative square error + 1e-4), one step ahead and at two random horizons.
 
@@ -308,8 +310,8 @@ def train_generator(regime: Regime, steps: int, ahead: int = 50, tokens: int = 1
     fit(model, loss, steps, rng, path=path, desc=f"generator, seed {seed}")
     return model.requires_grad_(False)
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-37
-def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float, rounds: int = 6) -> tuple[Oscillator, Tensor]:
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-40
+def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float, rounds: int = 1) -> tuple[Oscillator, Tensor]:
     """Gauss-Newton steps from a guess towards the oscillator that fits a context best in the least squares sense.
 
     Args:
@@ -324,8 +326,8 @@ def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float, rounds: int
     """
     tokens, omega0, gamma, h = tokens.double(), omega0.double(), gamma.double(), 1e-5
     times = dt*torch.arange(tokens.shape[1], dtype=torch.float64)
-    def maps(omega0, gamma): return Oscillator(omega0[:, None], gamma[:, None]).propagator(times).flatten(1, 2)
-    def start(M): return torch.linalg.lstsq(M, tokens.flatten(1)[..., None]).solution
+    def maps(omega0: Tensor, gamma: Tensor) -> Tensor: return Oscillator(omega0[:, None], gamma[:, None]).propagator(times).flatten(1, 2)
+    def start(M: Tensor) -> Tensor: return torch.linalg.lstsq(M, tokens.flatten(1)[..., None]).solution
     for _ in range(rounds):
         M = maps(omega0, gamma)
         state = start(M)
@@ -336,7 +338,7 @@ def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float, rounds: int
     M = maps(omega0, gamma)
     return Oscillator(omega0, gamma), (M[:, -2:] @ start(M))[..., 0]
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-39
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-42
 HORIZONS = (1, 5, 10, 20, 50)
 
 @experiment("sho/in-context-rollout", quick=dict(seeds=1, steps=100, batch=64, contexts=100), full=dict(seeds=2, steps=6000, batch=256, contexts=1000))
@@ -350,6 +352,7 @@ def in_context_rollout(seeds: int, steps: int, batch: int, contexts: int, *, see
         found |= {f"{name} seed{i}": value for name, value in far_errors(test, model).items()}
     return found | far_errors(test)
 
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-43
 def far_errors(test: Contexts, model: GeneratorTransformer | None = None, regime: Regime = REGIMES["s6"]) -> dict[str, list[Estimate]]:
     """Median relative error in the energy norm at each of `HORIZONS` after 16 tokens, with bootstrap errors.
 
@@ -359,7 +362,8 @@ def far_errors(test: Contexts, model: GeneratorTransformer | None = None, regime
         regime: where the contexts come from.
 
     Returns:
-        Lists of estimates by predictor: the head, alone and polished; or least squares, alone and polished, and the posterior mean.
+        Lists of estimates by predictor: the head, alone and after one Gauss-Newton step; or least squares likewise, the centre of the prior as a starting point,
+        and the posterior mean.
     """
     seen = test.observed[:, :16]
     def medians(predict): return [bootstrap(energy_norm_error(predict(h), test, 15 + h).numpy(), np.median) for h in HORIZONS]
@@ -367,10 +371,12 @@ def far_errors(test: Contexts, model: GeneratorTransformer | None = None, regime
     if model is not None:
         oscillator, state = model.identify(seen)
         guess = oscillator.omega0[:, -1], oscillator.gamma[:, -1]
-        return {"head": ahead(Oscillator(*guess), state[:, -1]), "head, polished": ahead(*polish(seen, *guess, regime.dt))}
+        return {"head": ahead(Oscillator(*guess), state[:, -1]), "head, one Newton step": ahead(*polish(seen, *guess, regime.dt))}
     M = least_squares(seen)
     last, bayes = seen[:, -1].double()[..., None], posterior(seen, regime)
     decay = torch.linalg.det(M).clamp(1e-3, 1.).log()/(-2*regime.dt)
     turn = torch.acos((M.diagonal(dim1=-2, dim2=-1).sum(-1)/2*(decay*regime.dt).exp()).clamp(-1, 1))/regime.dt
+    centre = [torch.full_like(decay, sum(limits)/2) for limits in (regime.omega0, regime.gamma)]
     return {"least squares": medians(lambda h: (torch.linalg.matrix_power(M, h) @ last)[..., 0]),
-            "least squares, polished": ahead(*polish(seen, (turn**2 + decay**2).sqrt(), decay, regime.dt)), "Bayes": medians(bayes.predict)}
+            "least squares, one Newton step": ahead(*polish(seen, (turn**2 + decay**2).sqrt(), decay, regime.dt)),
+            "centre of the prior, six Newton steps": ahead(*polish(seen, *centre, regime.dt, rounds=6)), "Bayes": medians(bayes.predict)}

@@ -103,15 +103,17 @@ class Regime:
         weights = torch.einsum("i,j,k->ijk", w, v, u.double()).flatten()
         return Oscillator(omega0, gamma), phase/omega0 if self.dt is None else torch.full_like(omega0, self.dt), weights
 
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-10
 def _gauss(low: float, high: float, points: int) -> tuple[Tensor, Tensor]:
     nodes, weights = np.polynomial.legendre.leggauss(points)
     return torch.from_numpy((low + high)/2 + (high - low)/2*nodes), torch.from_numpy(weights/2)
 
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-11
 REGIMES = {"follow-up": Regime(omega0=(1., 4.), gamma=(0.1, 0.1), dt=0.1, noise=0., length=40),
            "s6": Regime(omega0=(0.2, 3.), gamma=(0., 0.3), dt=1., noise=0.01, length=8),
            "kantamneni": Regime(omega0=(math.pi/2, math.pi), gamma=(0., 0.), dt=None, noise=0., length=64)}
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-13
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-15
 def nmse(prediction: Tensor, target: Tensor) -> Estimate:
     """Normalised mean square error, sum |prediction - target|^2 / sum |target|^2 over contexts, for each token.
 
@@ -127,7 +129,7 @@ def nmse(prediction: Tensor, target: Tensor) -> Estimate:
     error = (missed - value*power).std(0)/power.mean(0)/math.sqrt(len(missed))
     return Estimate(value.numpy()[()], error.numpy()[()], len(missed))
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-15
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-17
 @dataclass(frozen=True)
 class Autoregression:
     """The best fixed linear predictor of token k from tokens 0 to k - 1 of a regime.
@@ -145,6 +147,7 @@ class Autoregression:
         """The next token of contexts of shape (n, k, 2), shape (n, c)."""
         return tokens[..., self.components].flatten(1).to(self.coefficients) @ self.coefficients
 
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-18
 def autoregression(regime: Regime, k: int, components: tuple[int, ...] = (0, 1), points: int = 200) -> Autoregression:
     """Fit AR(k) to the prior itself: least squares over quadrature nodes, solved by a singular value decomposition.
 
@@ -170,7 +173,7 @@ def autoregression(regime: Regime, k: int, components: tuple[int, ...] = (0, 1),
     coefficients = torch.linalg.lstsq(left, right, rcond=1e-16, driver="gelsd").solution
     return Autoregression(coefficients, components, float((left @ coefficients - right).pow(2).sum()/target.pow(2).sum()))
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-22
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-25
 def capacity(low: float, high: float) -> float:
     """Logarithmic capacity of the arcs {exp(+-i theta), low <= theta <= high}: sqrt((cos low - cos high)/2).
 
@@ -184,7 +187,7 @@ def capacity(low: float, high: float) -> float:
     if not 0 <= low <= high <= math.pi: raise ValueError(f"low, high = {low}, {high} are no band: give 0 <= low <= high <= pi")
     return math.sqrt((math.cos(low) - math.cos(high))/2)
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-24
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-27
 def band_errors(low: float, high: float, lags: int, momentum: bool = False) -> np.ndarray:
     """Errors of the best linear prediction of undamped oscillators with phase advances omega0 dt in a band, uniformly weighted, to arbitrary precision.
 
@@ -216,6 +219,7 @@ def band_errors(low: float, high: float, lags: int, momentum: bool = False) -> n
             if u[1] == momentum: errors.append(float(mpmath.log(error/inner((0, 0), (0, 0)))))
     return np.array(errors)
 
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-28
 def _moment(low, high, power, m):
     import mpmath
     if m == 0: return 0 if power == 1 else (high**(power + 1) - low**(power + 1))/(power + 1)
@@ -225,7 +229,7 @@ def _moment(low, high, power, m):
         return t**2*mpmath.sin(m*t)/m + 2*t*mpmath.cos(m*t)/m**2 - 2*mpmath.sin(m*t)/m**3
     return primitive(high) - primitive(low)
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-26
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-30
 def decay_rate(log_errors: np.ndarray) -> float:
     """Factor per token by which errors fall, after a power of k has been taken off: a fit to the even k of the later three quarters.
 
@@ -237,7 +241,7 @@ def decay_rate(log_errors: np.ndarray) -> float:
     design = np.stack([np.ones(len(k)), k, np.log(k)], 1)[use]
     return float(np.exp(np.linalg.lstsq(design, log_errors[use], rcond=None)[0][1]))
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-31
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-35
 def least_squares(tokens: Tensor) -> Tensor:
     """The propagator that fits each context best in the least squares sense, whatever the prior.
 
@@ -254,7 +258,7 @@ def least_squares(tokens: Tensor) -> Tensor:
     tokens = tokens.double()
     return torch.linalg.lstsq(tokens[:, :-1], tokens[:, 1:]).solution.mT
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-33
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-37
 def energy_norm_error(prediction: Tensor, contexts: Contexts, token: int) -> Tensor:
     """Error sqrt(E(prediction - truth)/E(truth)) with the energy E of each context's own oscillator.
 
@@ -269,7 +273,7 @@ def energy_norm_error(prediction: Tensor, contexts: Contexts, token: int) -> Ten
     oscillator, truth = Oscillator(contexts.omega0, contexts.gamma), contexts.clean[:, token].double()
     return (oscillator.energy(prediction.double() - truth)/oscillator.energy(truth)).sqrt()
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-37
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-41
 @dataclass(frozen=True)
 class Posterior:
     """What a context tells about its oscillator: cells in the plane of (omega0, gamma), weighted, with the last state given each.
@@ -292,6 +296,7 @@ class Posterior:
         ahead = Oscillator(self.omega0, self.gamma).propagator(steps*self.dt)
         return torch.einsum("nc,ncij,ncj->ni", self.weight, ahead, self.state)
 
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-42
 def posterior(tokens: Tensor, regime: Regime, resolved: float = 100., levels: int = 20) -> Posterior:
     """Bayes' rule for the regime: exact in the states, by adaptive cells in (omega0, gamma).
 
@@ -317,7 +322,8 @@ def posterior(tokens: Tensor, regime: Regime, resolved: float = 100., levels: in
     parts = [_posterior(t, c, size, regime, resolved, levels) for t, c in zip(tokens.split(128), centre.split(128))]
     return Posterior(*(torch.cat(p) for p in zip(*parts)), regime.dt)
 
-def _posterior(tokens, centre, size, regime, resolved, levels):
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-43
+def _posterior(tokens: Tensor, centre: Tensor, size: Tensor, regime: Regime, resolved: float, levels: int) -> tuple[Tensor, ...]:
     log_weight, state = _evidence(tokens, centre, regime)
     centre, size = centre.clone(), size.expand(len(tokens), 2)
     for _ in range(levels):
@@ -330,7 +336,8 @@ def _posterior(tokens, centre, size, regime, resolved, levels):
         log_weight[todo], state[todo] = _evidence(tokens[todo], centre[todo], regime)
     return *centre.unbind(-1), log_weight.softmax(-1), state
 
-def _evidence(tokens, centre, regime):
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-44
+def _evidence(tokens: Tensor, centre: Tensor, regime: Regime) -> tuple[Tensor, Tensor]:
     k, oscillator = tokens.shape[1], Oscillator(*centre.unbind(-1))
     step, maps = oscillator.propagator(regime.dt), [torch.eye(2, dtype=torch.float64).expand(*centre.shape, 2)]
     for _ in range(k - 1): maps.append(step @ maps[-1])
@@ -340,7 +347,7 @@ def _evidence(tokens, centre, regime):
     start = torch.linalg.solve(precision, pull)
     return ((pull*start).sum(-1) - torch.linalg.det(precision).log())/2, (ahead @ start[..., None])[..., 0]
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-42
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-49
 def leak(model: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     """How much the prediction at each position depends on later tokens: 0 for a causal model.
 
@@ -364,7 +371,7 @@ def leak(model: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
             changes.append((model(mixed) - prediction)[:, :i + 1].abs().max()/prediction.abs().max())
     return torch.stack(changes)
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-44
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-51
 class Positions(nn.Module):
     """Adds a learned vector to each token according to its position.
 
@@ -381,6 +388,7 @@ class Positions(nn.Module):
         """Tokens of shape (batch, n, d_model), told where they are."""
         return x + self.table[:x.shape[1]]
 
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-52
 def attention_stack(causal: bool = True, positions: int = 0, layers: int = 2, d_model: int = 32, seed: int = 0) -> nn.Sequential:
     """The follow-up's model: embed, attention-only blocks with heads of size 16 and no biases, unembed.
 
@@ -396,7 +404,7 @@ def attention_stack(causal: bool = True, positions: int = 0, layers: int = 2, d_
         blocks = [Block(d_model, d_model//16, causal=causal, bias=False) for _ in range(layers)]
         return nn.Sequential(nn.Linear(2, d_model), *where, *blocks, nn.Linear(d_model, 2))
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-45
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-53
 def train_stack(model: nn.Module, regime: Regime, steps: int, seed: int = 0, path: Path | None = None, lr: float = 3e-3, batch: int = 64) -> nn.Module:
     """Train on the next token at all positions: AdamW with a step length that falls linearly to zero.
 
@@ -421,7 +429,7 @@ def train_stack(model: nn.Module, regime: Regime, steps: int, seed: int = 0, pat
         run.log(loss=loss.item())
     return model.requires_grad_(False)
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-48
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-56
 STACKS = {"causal": dict(causal=True), "causal, positions": dict(causal=True, positions=16), "no mask": dict(causal=False)}
 
 @experiment("sho/leak", quick=dict(seeds=1, steps=100), full=dict(seeds=3, steps=2000))

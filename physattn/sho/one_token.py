@@ -369,11 +369,7 @@ def blog(
         oscillator, rows = Oscillator(OMEGA0, gamma), []
         for k in range(seed, seed + seeds):
             key = f"{recipe}/gamma{gamma:g}/seed{k}"
-            path = (
-                None
-                if folder is None
-                else Path(folder) / f"{key.replace('/', '-')}.safetensors"
-            )
+            path = folder and folder / f"{key.replace('/', '-')}.safetensors"
             model = fit(oscillator.propagator(DT), oscillator, recipe, seed=k, path=path)
             rows.append(measure(model, oscillator))
             weights |= {
@@ -397,8 +393,9 @@ def measure(model: OneTokenTransformer, oscillator: Oscillator) -> dict[str, flo
         model: trained with the time step DT.
         oscillator: the exact system.
 
-    Returns: `mse` on states of energies up to E_VALID, the largest energy-norm error within
-        200 and within 10,000 steps.
+    Returns:
+        `mse` on states of energies up to E_VALID, the largest energy-norm error within 200
+        and within 10,000 steps.
     """
     states = sample_states(oscillator, 1024, E_VALID, generator(0, "validation"))
     with torch.no_grad():
