@@ -51,8 +51,10 @@ _EXPERIMENTS: dict[str, Experiment] = {}
 def experiment(name: str, *, quick: dict, full: dict) -> Callable[[Callable], Callable]:
     """Register the decorated function as the experiment `name`.
 
-    The function takes the keyword arguments of its profiles and, if it names them, `seed` (int), `device` (str) and `folder` (Path, where it may keep checkpoints). It
-    returns a dict: tensors and arrays go to the result's safetensors file; estimates, numbers, strings, lists and dicts of them to its JSON file.
+    The function takes the keyword arguments of its profiles and, if it names them, `seed`
+    (int), `device` (str) and `folder` (Path, where it may keep checkpoints). It
+    returns a dict: tensors and arrays go to the result's safetensors file; estimates, numbers,
+    strings, lists and dicts of them to its JSON file.
 
     Args:
         name: `"part/name"`.
@@ -89,11 +91,11 @@ def find(name: str) -> Experiment:
 
 # %% ../../nbs/foundations/04_experiments.ipynb #2038cf75
 def provenance() -> dict[str, Any]:
-    """Versions, commit and hardware of this process."""
-    root, commit = Path(__file__).resolve().parents[2] if "__file__" in globals() else Path("."), "unknown"
-    try:
-        commit = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-                                capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    """Versions, commit and hardware of this process; a commit is dirty if the library differs from it."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(library.parent), *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    library, commit = Path(importlib.import_module("physattn").__file__).resolve().parent, "unknown"
+    try: commit = git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", str(library)) else "")
     except (OSError, subprocess.SubprocessError): pass
     from physattn import __version__
     return {"versions": {"physattn": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -109,7 +111,8 @@ def _hardware() -> str:
 # %% ../../nbs/foundations/04_experiments.ipynb #26430f17
 @dataclass(frozen=True)
 class Result:
-    """What an experiment found, with its provenance; `result["name"]` is a value or an `Estimate`.
+    """What an experiment found, with its provenance; `result["name"]` is a value or an
+    `Estimate`.
 
     Args:
         name: name of the experiment.
@@ -141,7 +144,8 @@ class Result:
                 f"torch {a['versions']['torch']}, commit {a['commit']}")
 
     def compare(self, other: "Result") -> list[tuple[str, Estimate, Estimate, float]]:
-        """The estimates that both results have: (name, ours, theirs, distance in standard errors)."""
+        """The estimates that both results have: (name, ours, theirs, distance in standard
+        errors)."""
         ours, theirs = _flat(self.values), _flat(other.values)
         return [(key, ours[key], theirs[key], float(ours[key].sigma(theirs[key]))) for key in ours if key in theirs
                 and np.ndim(ours[key].value) == 0 and np.ndim(theirs[key].value) == 0 and np.hypot(ours[key].error, theirs[key].error) > 0]
@@ -173,7 +177,8 @@ def _decode(thing: Any) -> Any:
 
 # %% ../../nbs/foundations/04_experiments.ipynb #4c831894
 def results_folder() -> Path:
-    """Where recalled results are: `$PHYSATTN_RESULTS`, or a checkout's `results/`, or the installed copy."""
+    """Where recalled results are: `$PHYSATTN_RESULTS`, or a checkout's `results/`, or the
+    installed copy."""
     if "PHYSATTN_RESULTS" in os.environ: return Path(os.environ["PHYSATTN_RESULTS"])
     package = Path(importlib.import_module("physattn").__file__).resolve().parent
     checkout = package.parent/"results"

@@ -22,7 +22,7 @@ def train(
     omega0: Annotated[float, typer.Option("--omega0", help="Natural angular frequency of the oscillator (rad/s), above 0.")] = 2.0,
     gamma: Annotated[float, typer.Option("--gamma", help="Damping rate (1/s); gamma >= omega0 does not oscillate.")] = 0.0,
     dt: Annotated[float, typer.Option("--dt", help="Time step between tokens (s).")] = 0.1,
-    recipe: Annotated[str, typer.Option("--recipe", help="How to train: `adamw` (the source's), `adamw-cosine`, `no-decay`, `no-decay-cosine` or `lbfgs` (float64, to rounding).")] = "lbfgs",
+    recipe: Annotated[str, typer.Option("--recipe", help="How to train: `adamw` (the source's), `cosine`, `decay` or `lbfgs` (float64, to rounding).")] = "lbfgs",
     integrator: Annotated[str, typer.Option("--integrator", help="Who makes the training data: `exact`, or any method of the chapter, for instance `leapfrog`.")] = "exact",
     energy: Annotated[float, typer.Option("--energy", help="Largest energy of a training state.")] = 1.0,
     heads: Annotated[int, typer.Option("--heads", help="Attention heads, 1 or 2.")] = 1,

@@ -7,7 +7,7 @@ __all__ = ['ABLATIONS', 'HORIZONS', 'ContextTransformer', 'Muon', 'orthogonalize
            'trained', 'in_context_ablation', 'rollout', 'GeneratorTransformer', 'train_generator', 'polish',
            'in_context_rollout', 'far_errors']
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-03
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-04
 import math
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from ..foundations.runs import Run, generator, seeded
 from .in_context import REGIMES, Contexts, Regime, autoregression, energy_norm_error, least_squares, nmse, posterior
 from .oscillator import Oscillator
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-08
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-09
 class ContextTransformer(Model):
     """A small transformer that reads tokens (x, p) and predicts, at each, the next one.
 
@@ -79,7 +79,7 @@ class ContextTransformer(Model):
         for block in self.blocks: x = block(x)
         return x
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-13
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-14
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal: all singular values of a step are about 1 (Jordan et al., 2024).
 
@@ -101,7 +101,7 @@ class Muon(torch.optim.Optimizer):
                 aspect = max(1., p.shape[-2]/p.shape[-1])
                 p.add_(orthogonalize(p.grad.lerp(average, group["momentum"])), alpha=-group["lr"]*math.sqrt(aspect))
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-14
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-15
 def orthogonalize(matrix: Tensor) -> Tensor:
     """Push the singular values of matrices towards 1 by five steps of an odd quintic polynomial (Jordan et al., 2024).
 
@@ -119,7 +119,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
         X = 3.4445*X + (-4.7750*A + 2.0315*A @ A) @ X
     return X.mT if tall else X
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-16
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-17
 def fit(model: Model, loss: Callable[[int], Tensor], steps: int, rng: torch.Generator, lr: float = 0.02, path: Path | None = None, desc: str = "") -> Run:
     """Minimise a loss: Muon for the matrices of the blocks, Adam for the rest, a warm-up of 100 steps and half a cosine.
 
@@ -151,7 +151,7 @@ def fit(model: Model, loss: Callable[[int], Tensor], steps: int, rng: torch.Gene
         run.log(loss=value.item())
     return run
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-17
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-18
 def train(regime: Regime, config: ContextTransformer.Config, steps: int, batch: int = 256, seed: int = 0, path: Path | None = None) -> ContextTransformer:
     """Train on fresh contexts of a regime: mean square error of the next observed token, at all positions.
 
@@ -170,7 +170,7 @@ def train(regime: Regime, config: ContextTransformer.Config, steps: int, batch: 
     fit(model, loss, steps, rng, path=path, desc=f"seed {seed}")
     return model.requires_grad_(False)
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-21
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-22
 @experiment("sho/in-context", quick=dict(seeds=1, steps=300, batch=128, contexts=256), full=dict(seeds=5, steps=10_000, batch=256, contexts=4096))
 def in_context(seeds: int, steps: int, batch: int, contexts: int, *, seed: int = 0, folder: Path | None = None) -> dict:
     """Train small transformers in the S6 regime and measure them against AR, least squares and Bayes."""
@@ -184,7 +184,7 @@ def in_context(seeds: int, steps: int, batch: int, contexts: int, *, seed: int =
     error = values.std(0, ddof=1)/math.sqrt(seeds) if seeds > 1 else found["nmse seed0"].error
     return found | {"nmse": Estimate(values.mean(0), error, seeds), "parameters": sum(p.numel() for p in model.parameters())} | references(test, regime)
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-22
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-23
 def references(test: Contexts, regime: Regime) -> dict[str, Estimate]:
     """What other predictors reach on the same contexts, for each token from 1 (Bayes, AR) or 3 (least squares) on.
 
@@ -201,7 +201,7 @@ def references(test: Contexts, regime: Regime) -> dict[str, Estimate]:
     join = lambda es: Estimate(np.array([e.value for e in es]), np.array([e.error for e in es]), es[0].n)
     return {"nmse Bayes": join(bayes), "nmse AR": join(ar), "nmse least squares": join(squares)}
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-23
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-24
 def trained(index: int = 0) -> ContextTransformer:
     """A recorded model of the experiment `sho/in-context`, frozen.
 
@@ -212,7 +212,8 @@ def trained(index: int = 0) -> ContextTransformer:
     model.load_state_dict(recall("sho/in-context").weights(f"seed{index}"))
     return model.requires_grad_(False)
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-31
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-32
+#: What `sho/in-context-ablation` takes away, by name.
 ABLATIONS = {"attention only": dict(d_mlp=0), "one block": dict(n_layers=1)}
 
 @experiment("sho/in-context-ablation", quick=dict(seeds=1, steps=100), full=dict(seeds=2, steps=3000))
@@ -227,7 +228,7 @@ def in_context_ablation(seeds: int, steps: int, *, seed: int = 0, folder: Path |
             found[f"{name} seed{i}"] = nmse(model(test.observed[:, :-1]), test.clean[:, 1:])
     return found
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-34
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-35
 def rollout(model: ContextTransformer, tokens: Tensor, steps: int) -> Tensor:
     """Feed a model its own predictions, through a window as long as it can read.
 
@@ -243,7 +244,7 @@ def rollout(model: ContextTransformer, tokens: Tensor, steps: int) -> Tensor:
         tokens = torch.cat([tokens, model(tokens[:, -model.config.length:])[:, -1:]], 1)
     return tokens[:, -steps:]
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-36
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-37
 class GeneratorTransformer(ContextTransformer):
     """A context transformer whose head names an oscillator: at each token it outputs omega0, gamma and a corrected state.
 
@@ -280,7 +281,7 @@ class GeneratorTransformer(ContextTransformer):
         oscillator, state = self.identify(tokens)
         return (oscillator.propagator(steps*self.regime.dt).to(state) @ state[..., None])[..., 0]
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-38
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-39
 def train_generator(regime: Regime, steps: int, ahead: int = 50, tokens: int = 16, batch: int = 256, seed: int = 0, path: Path | None = None) -> GeneratorTransformer:
     """Train a generator head on unrolled predictions: the mean of ln(relative square error + 1e-4), one step ahead and at two random horizons.
 
@@ -310,7 +311,7 @@ def train_generator(regime: Regime, steps: int, ahead: int = 50, tokens: int = 1
     fit(model, loss, steps, rng, path=path, desc=f"generator, seed {seed}")
     return model.requires_grad_(False)
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-40
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-41
 def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float, rounds: int = 1) -> tuple[Oscillator, Tensor]:
     """Gauss-Newton steps from a guess towards the oscillator that fits a context best in the least squares sense.
 
@@ -338,7 +339,8 @@ def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float, rounds: int
     M = maps(omega0, gamma)
     return Oscillator(omega0, gamma), (M[:, -2:] @ start(M))[..., 0]
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-42
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-43
+#: Steps ahead at which long predictions are judged.
 HORIZONS = (1, 5, 10, 20, 50)
 
 @experiment("sho/in-context-rollout", quick=dict(seeds=1, steps=100, batch=64, contexts=100), full=dict(seeds=2, steps=6000, batch=256, contexts=1000))
@@ -352,7 +354,7 @@ def in_context_rollout(seeds: int, steps: int, batch: int, contexts: int, *, see
         found |= {f"{name} seed{i}": value for name, value in far_errors(test, model).items()}
     return found | far_errors(test)
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-43
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-44
 def far_errors(test: Contexts, model: GeneratorTransformer | None = None, regime: Regime = REGIMES["s6"]) -> dict[str, list[Estimate]]:
     """Median relative error in the energy norm at each of `HORIZONS` after 16 tokens, with bootstrap errors.
 

@@ -7,10 +7,11 @@ __all__ = ['REGIMES', 'STACKS', 'Contexts', 'Regime', 'nmse', 'Autoregression', 
            'decay_rate', 'least_squares', 'energy_norm_error', 'Posterior', 'posterior', 'leak', 'Positions',
            'attention_stack', 'train_stack', 'leaks']
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-03
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-04
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from decimal import Decimal, getcontext, localcontext
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from ..foundations.experiments import experiment
 from ..foundations.runs import Run, generator, seeded
 from .oscillator import Oscillator
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-08
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-09
 @dataclass(frozen=True)
 class Contexts:
     """Trajectories of many oscillators, as tokens (x, p).
@@ -43,7 +44,7 @@ class Contexts:
     dt: Tensor
     propagators: Tensor
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-09
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-10
 @dataclass(frozen=True)
 class Regime:
     """A prior over oscillators, and how they are looked at: initial states are drawn from N(0, 1) in x and in p.
@@ -103,17 +104,18 @@ class Regime:
         weights = torch.einsum("i,j,k->ijk", w, v, u.double()).flatten()
         return Oscillator(omega0, gamma), phase/omega0 if self.dt is None else torch.full_like(omega0, self.dt), weights
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-10
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-11
 def _gauss(low: float, high: float, points: int) -> tuple[Tensor, Tensor]:
     nodes, weights = np.polynomial.legendre.leggauss(points)
     return torch.from_numpy((low + high)/2 + (high - low)/2*nodes), torch.from_numpy(weights/2)
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-11
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-12
+#: Three settings: the follow-up's, the one where the null fails, and that of Kantamneni et al.
 REGIMES = {"follow-up": Regime(omega0=(1., 4.), gamma=(0.1, 0.1), dt=0.1, noise=0., length=40),
            "s6": Regime(omega0=(0.2, 3.), gamma=(0., 0.3), dt=1., noise=0.01, length=8),
            "kantamneni": Regime(omega0=(math.pi/2, math.pi), gamma=(0., 0.), dt=None, noise=0., length=64)}
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-15
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-16
 def nmse(prediction: Tensor, target: Tensor) -> Estimate:
     """Normalised mean square error, sum |prediction - target|^2 / sum |target|^2 over contexts, for each token.
 
@@ -129,7 +131,7 @@ def nmse(prediction: Tensor, target: Tensor) -> Estimate:
     error = (missed - value*power).std(0)/power.mean(0)/math.sqrt(len(missed))
     return Estimate(value.numpy()[()], error.numpy()[()], len(missed))
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-17
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-18
 @dataclass(frozen=True)
 class Autoregression:
     """The best fixed linear predictor of token k from tokens 0 to k - 1 of a regime.
@@ -147,7 +149,7 @@ class Autoregression:
         """The next token of contexts of shape (n, k, 2), shape (n, c)."""
         return tokens[..., self.components].flatten(1).to(self.coefficients) @ self.coefficients
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-18
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-19
 def autoregression(regime: Regime, k: int, components: tuple[int, ...] = (0, 1), points: int = 200) -> Autoregression:
     """Fit AR(k) to the prior itself: least squares over quadrature nodes, solved by a singular value decomposition.
 
@@ -173,7 +175,7 @@ def autoregression(regime: Regime, k: int, components: tuple[int, ...] = (0, 1),
     coefficients = torch.linalg.lstsq(left, right, rcond=1e-16, driver="gelsd").solution
     return Autoregression(coefficients, components, float((left @ coefficients - right).pow(2).sum()/target.pow(2).sum()))
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-25
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-26
 def capacity(low: float, high: float) -> float:
     """Logarithmic capacity of the arcs {exp(+-i theta), low <= theta <= high}: sqrt((cos low - cos high)/2).
 
@@ -187,7 +189,7 @@ def capacity(low: float, high: float) -> float:
     if not 0 <= low <= high <= math.pi: raise ValueError(f"low, high = {low}, {high} are no band: give 0 <= low <= high <= pi")
     return math.sqrt((math.cos(low) - math.cos(high))/2)
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-27
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-28
 def band_errors(low: float, high: float, lags: int, momentum: bool = False) -> np.ndarray:
     """Errors of the best linear prediction of undamped oscillators with phase advances omega0 dt in a band, uniformly weighted, to arbitrary precision.
 
@@ -200,36 +202,44 @@ def band_errors(low: float, high: float, lags: int, momentum: bool = False) -> n
     Returns:
         Natural logarithm of the normalised mean square error of x, shape (lags,).
     """
-    import mpmath  # comes with torch
-    with mpmath.workdps(40 + 12*lags):
-        low, high = mpmath.mpf(low), mpmath.mpf(high)
-        moments = [[_moment(low, high, power, m) for m in range(lags + 1)] for power in range(3)]
-        def inner(u, v):
+    with localcontext(prec=40 + 12*lags):
+        upper, lower = (_moments(Decimal(angle), lags) for angle in (high, low))
+        moments = {key: upper[key] - lower[key] for key in upper}
+        def inner(u: tuple[int, int], v: tuple[int, int]) -> Decimal:
             (i, a), (j, b) = u, v
-            return moments[a + b][abs(i - j)]*(1 if a == b or (i > j) == (a > b) else -1)
+            return moments[a + b, abs(i - j)]*(1 if a == b or (i > j) == (a > b) else -1)
         past = [(lag, part) for lag in range(1, lags + 1) for part in range(1 + momentum)]
         error, rows, shares, errors = inner((0, 0), (0, 0)), [], [], []
         for u in past:
             row = []
-            for v, other in zip(past, rows): row.append((inner(u, v) - mpmath.fdot(row, other[:-1]))/other[-1])
-            row.append(mpmath.sqrt(inner(u, u) - mpmath.fdot(row, row)))
-            shares.append((inner((0, 0), u) - mpmath.fdot(shares, row[:-1]))/row[-1])
+            for v, other in zip(past, rows): row.append((inner(u, v) - _dot(row, other))/other[-1])
+            row.append((inner(u, u) - _dot(row, row)).sqrt())
+            shares.append((inner((0, 0), u) - _dot(shares, row))/row[-1])
             error -= shares[-1]**2
             rows.append(row)
-            if u[1] == momentum: errors.append(float(mpmath.log(error/inner((0, 0), (0, 0)))))
+            if u[1] == momentum: errors.append(float((error/inner((0, 0), (0, 0))).ln()))
     return np.array(errors)
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-28
-def _moment(low, high, power, m):
-    import mpmath
-    if m == 0: return 0 if power == 1 else (high**(power + 1) - low**(power + 1))/(power + 1)
-    def primitive(t):
-        if power == 0: return mpmath.sin(m*t)/m
-        if power == 1: return mpmath.sin(m*t)/m**2 - t*mpmath.cos(m*t)/m
-        return t**2*mpmath.sin(m*t)/m + 2*t*mpmath.cos(m*t)/m**2 - 2*mpmath.sin(m*t)/m**3
-    return primitive(high) - primitive(low)
+def _dot(a: list[Decimal], b: list[Decimal]) -> Decimal: return sum((x*y for x, y in zip(a, b)), Decimal(0))
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-30
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-29
+def _moments(angle: Decimal, lags: int) -> dict[tuple[int, int], Decimal]:
+    """Integrals from 0 to `angle` of cos(m t), t sin(m t) and t^2 cos(m t) (power 0, 1, 2), by (power, m)."""
+    cosine, sine, term, n = Decimal(0), Decimal(0), Decimal(1), 0
+    while abs(term) > Decimal(10)**-getcontext().prec:
+        if n % 2: sine += term*(-1)**(n//2)
+        else: cosine += term*(-1)**(n//2)
+        n += 1
+        term *= angle/n
+    c, s, moments = Decimal(1), Decimal(0), {(0, 0): angle, (1, 0): Decimal(0), (2, 0): angle**3/3}
+    for m in range(1, lags + 1):
+        c, s = c*cosine - s*sine, s*cosine + c*sine
+        moments[0, m] = s/m
+        moments[1, m] = s/m**2 - angle*c/m
+        moments[2, m] = angle**2*s/m + 2*angle*c/m**2 - 2*s/m**3
+    return moments
+
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-31
 def decay_rate(log_errors: np.ndarray) -> float:
     """Factor per token by which errors fall, after a power of k has been taken off: a fit to the even k of the later three quarters.
 
@@ -241,7 +251,7 @@ def decay_rate(log_errors: np.ndarray) -> float:
     design = np.stack([np.ones(len(k)), k, np.log(k)], 1)[use]
     return float(np.exp(np.linalg.lstsq(design, log_errors[use], rcond=None)[0][1]))
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-35
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-36
 def least_squares(tokens: Tensor) -> Tensor:
     """The propagator that fits each context best in the least squares sense, whatever the prior.
 
@@ -258,7 +268,7 @@ def least_squares(tokens: Tensor) -> Tensor:
     tokens = tokens.double()
     return torch.linalg.lstsq(tokens[:, :-1], tokens[:, 1:]).solution.mT
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-37
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-38
 def energy_norm_error(prediction: Tensor, contexts: Contexts, token: int) -> Tensor:
     """Error sqrt(E(prediction - truth)/E(truth)) with the energy E of each context's own oscillator.
 
@@ -273,7 +283,7 @@ def energy_norm_error(prediction: Tensor, contexts: Contexts, token: int) -> Ten
     oscillator, truth = Oscillator(contexts.omega0, contexts.gamma), contexts.clean[:, token].double()
     return (oscillator.energy(prediction.double() - truth)/oscillator.energy(truth)).sqrt()
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-41
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-42
 @dataclass(frozen=True)
 class Posterior:
     """What a context tells about its oscillator: cells in the plane of (omega0, gamma), weighted, with the last state given each.
@@ -296,7 +306,7 @@ class Posterior:
         ahead = Oscillator(self.omega0, self.gamma).propagator(steps*self.dt)
         return torch.einsum("nc,ncij,ncj->ni", self.weight, ahead, self.state)
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-42
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-43
 def posterior(tokens: Tensor, regime: Regime, resolved: float = 100., levels: int = 20) -> Posterior:
     """Bayes' rule for the regime: exact in the states, by adaptive cells in (omega0, gamma).
 
@@ -322,7 +332,7 @@ def posterior(tokens: Tensor, regime: Regime, resolved: float = 100., levels: in
     parts = [_posterior(t, c, size, regime, resolved, levels) for t, c in zip(tokens.split(128), centre.split(128))]
     return Posterior(*(torch.cat(p) for p in zip(*parts)), regime.dt)
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-43
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-44
 def _posterior(tokens: Tensor, centre: Tensor, size: Tensor, regime: Regime, resolved: float, levels: int) -> tuple[Tensor, ...]:
     log_weight, state = _evidence(tokens, centre, regime)
     centre, size = centre.clone(), size.expand(len(tokens), 2)
@@ -336,7 +346,7 @@ def _posterior(tokens: Tensor, centre: Tensor, size: Tensor, regime: Regime, res
         log_weight[todo], state[todo] = _evidence(tokens[todo], centre[todo], regime)
     return *centre.unbind(-1), log_weight.softmax(-1), state
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-44
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-45
 def _evidence(tokens: Tensor, centre: Tensor, regime: Regime) -> tuple[Tensor, Tensor]:
     k, oscillator = tokens.shape[1], Oscillator(*centre.unbind(-1))
     step, maps = oscillator.propagator(regime.dt), [torch.eye(2, dtype=torch.float64).expand(*centre.shape, 2)]
@@ -347,7 +357,7 @@ def _evidence(tokens: Tensor, centre: Tensor, regime: Regime) -> tuple[Tensor, T
     start = torch.linalg.solve(precision, pull)
     return ((pull*start).sum(-1) - torch.linalg.det(precision).log())/2, (ahead @ start[..., None])[..., 0]
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-49
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-50
 def leak(model: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     """How much the prediction at each position depends on later tokens: 0 for a causal model.
 
@@ -371,7 +381,7 @@ def leak(model: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
             changes.append((model(mixed) - prediction)[:, :i + 1].abs().max()/prediction.abs().max())
     return torch.stack(changes)
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-51
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-52
 class Positions(nn.Module):
     """Adds a learned vector to each token according to its position.
 
@@ -388,7 +398,7 @@ class Positions(nn.Module):
         """Tokens of shape (batch, n, d_model), told where they are."""
         return x + self.table[:x.shape[1]]
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-52
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-53
 def attention_stack(causal: bool = True, positions: int = 0, layers: int = 2, d_model: int = 32, seed: int = 0) -> nn.Sequential:
     """The follow-up's model: embed, attention-only blocks with heads of size 16 and no biases, unembed.
 
@@ -404,7 +414,7 @@ def attention_stack(causal: bool = True, positions: int = 0, layers: int = 2, d_
         blocks = [Block(d_model, d_model//16, causal=causal, bias=False) for _ in range(layers)]
         return nn.Sequential(nn.Linear(2, d_model), *where, *blocks, nn.Linear(d_model, 2))
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-53
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-54
 def train_stack(model: nn.Module, regime: Regime, steps: int, seed: int = 0, path: Path | None = None, lr: float = 3e-3, batch: int = 64) -> nn.Module:
     """Train on the next token at all positions: AdamW with a step length that falls linearly to zero.
 
@@ -429,7 +439,8 @@ def train_stack(model: nn.Module, regime: Regime, steps: int, seed: int = 0, pat
         run.log(loss=loss.item())
     return model.requires_grad_(False)
 
-# %% ../../nbs/sho/05_in_context.ipynb #sho-05-56
+# %% ../../nbs/sho/05_in_context.ipynb #sho-05-57
+#: Options of `attention_stack` for the models that `sho/leak` compares, by name.
 STACKS = {"causal": dict(causal=True), "causal, positions": dict(causal=True, positions=16), "no mask": dict(causal=False)}
 
 @experiment("sho/leak", quick=dict(seeds=1, steps=100), full=dict(seeds=3, steps=2000))
