@@ -17,13 +17,25 @@ import typer
 import physattn
 
 # %% ../nbs/cli.ipynb #1aa3bd7d
-app = typer.Typer(name="physattn", no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
-                  help="Attention on problems whose answers physics already knows: repeat the experiments of the book, or run its models on your own.",
-                  epilog="Completion for your shell: `physattn --install-completion`. Exit codes: 0 done, 1 the request cannot be carried out, 2 the command was misspelt, 3 a comparison failed.")
+#: The command `physattn`; each chapter mounts its own commands on it.
+app = typer.Typer(
+    name="physattn",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Attention on problems whose answers physics already knows: repeat the experiments of the book, or run its models on your own.",
+    epilog="Completion for your shell: `physattn --install-completion`. Exit codes: 0 done, 1 the request cannot be carried out, 2 the command was misspelt, 3 a comparison failed.",
+)
 
 for _part in pkgutil.iter_modules(physattn.__path__):
-    if _part.ispkg and any(m.name == "cli" for m in pkgutil.iter_modules([f"{next(iter(physattn.__path__))}/{_part.name}"])):
-        app.add_typer(importlib.import_module(f"physattn.{_part.name}.cli").app, name=_part.name)
+    if _part.ispkg and any(
+        m.name == "cli"
+        for m in pkgutil.iter_modules([f"{next(iter(physattn.__path__))}/{_part.name}"])
+    ):
+        app.add_typer(
+            importlib.import_module(f"physattn.{_part.name}.cli").app, name=_part.name
+        )
 
 # %% ../nbs/cli.ipynb #aed28a62
 def _version(wanted: bool):
@@ -31,59 +43,130 @@ def _version(wanted: bool):
         typer.echo(f"physattn {physattn.__version__}")
         raise typer.Exit
 
+
 @app.callback()
-def _physattn(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")] = False): pass
+def _physattn(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_version,
+            is_eager=True,
+            help="Print the version and stop.",
+        ),
+    ] = False,
+):
+    pass
 
 # %% ../nbs/cli.ipynb #55f6fde8
 @app.command()
 def reproduce(
-    name: Annotated[str | None, typer.Argument(help="The experiment, for instance `sho/blog`.", show_default=False)] = None,
-    list_: Annotated[bool, typer.Option("--list", "-l", help="List all experiments and stop.")] = False,
-    profile: Annotated[str, typer.Option("--profile", "-p", help="`quick`: small, compared with the recorded result. `full`: the size that the book shows.")] = "quick",
-    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random in it.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="Torch device, for instance `cuda`.")] = "cpu",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the result; without it, the full profile writes to `results/` and the quick one writes nothing.", show_default=False)] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="Folder for checkpoints; the same command resumes from it.")] = Path("runs"),
+    name: Annotated[
+        str | None,
+        typer.Argument(help="The experiment, for instance `sho/blog`.", show_default=False),
+    ] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", "-l", help="List all experiments and stop.")
+    ] = False,
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile",
+            "-p",
+            help="`quick`: small, compared with the recorded result. `full`: the size that the book shows.",
+        ),
+    ] = "quick",
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of everything random in it.")
+    ] = 0,
+    device: Annotated[
+        str, typer.Option("--device", help="Torch device, for instance `cuda`.")
+    ] = "cpu",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the result; without it, the full profile writes to `results/` and the quick one writes nothing.",
+            show_default=False,
+        ),
+    ] = None,
+    runs: Annotated[
+        Path,
+        typer.Option(
+            "--runs", help="Folder for checkpoints; the same command resumes from it."
+        ),
+    ] = Path("runs"),
 ):
     """Repeat an experiment of the book.
 
     `physattn reproduce --list` shows what there is; `physattn reproduce sho/blog` runs one in a minute or so and says, number by number, how many standard errors it is away from the recorded result.
     """
     from physattn.foundations import experiments as lab
-    if list_: return _list(lab)
-    if name is None: raise typer.BadParameter("which experiment? `physattn reproduce --list` shows all", param_hint="NAME")
-    result = lab.reproduce(name, profile, seed, device, folder=runs/name/f"{profile}-{seed}")
-    try: before = lab.recall(name)
-    except FileNotFoundError: before = None
+
+    if list_:
+        return _list(lab)
+    if name is None:
+        raise typer.BadParameter(
+            "which experiment? `physattn reproduce --list` shows all", param_hint="NAME"
+        )
+    result = lab.reproduce(
+        name, profile, seed, device, folder=runs / name / f"{profile}-{seed}"
+    )
+    try:
+        before = lab.recall(name)
+    except FileNotFoundError:
+        before = None
     _report(result, before)
-    if profile == "full" or out is not None: typer.echo(f"written to {lab.record(result, out)}")
+    if profile == "full" or out is not None:
+        typer.echo(f"written to {lab.record(result, out)}")
     if before is not None and any(abs(sigma) > 5 for *_, sigma in result.compare(before)):
-        typer.echo("Some numbers are more than 5 standard errors away from the recorded result.", err=True)
+        typer.echo(
+            "Some numbers are more than 5 standard errors away from the recorded result.",
+            err=True,
+        )
         raise typer.Exit(3)
+
 
 def _list(lab):
     for name, found in lab.experiments().items():
-        try: recorded = f"recorded: {lab.recall(name).about['seconds']:.0f} s"
-        except FileNotFoundError: recorded = "not recorded"
+        try:
+            recorded = f"recorded: {lab.recall(name).about['seconds']:.0f} s"
+        except FileNotFoundError:
+            recorded = "not recorded"
         typer.echo(f"{name:24} {found.summary}  ({recorded})")
+
 
 def _report(result, before):
     typer.echo(result.line)
-    recorded = {} if before is None else {key: (theirs, sigma) for key, _, theirs, sigma in result.compare(before)}
+    recorded = (
+        {}
+        if before is None
+        else {key: (theirs, sigma) for key, _, theirs, sigma in result.compare(before)}
+    )
     for key, value in _numbers(result.values):
-        versus = f"   recorded {recorded[key][0]}, {recorded[key][1]:+.1f} sigma" if key in recorded else ""
+        versus = (
+            f"   recorded {recorded[key][0]}, {recorded[key][1]:+.1f} sigma"
+            if key in recorded
+            else ""
+        )
         typer.echo(f"  {key:36} {value}{versus}")
+
 
 def _numbers(values, prefix=""):
     for key, value in values.items():
-        if isinstance(value, dict): yield from _numbers(value, f"{prefix}{key}.")
-        elif not isinstance(value, list): yield prefix + key, f"{value:.6g}" if isinstance(value, float) else value
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif not isinstance(value, list):
+            yield prefix + key, f"{value:.6g}" if isinstance(value, float) else value
 
 # %% ../nbs/cli.ipynb #19ddb06e
 def main() -> None:
     """Entry point of the command `physattn`."""
-    try: app(standalone_mode=True)
+    try:
+        app(standalone_mode=True)
     except (ValueError, ArithmeticError, OSError, ModuleNotFoundError) as error:
-        if isinstance(error, ModuleNotFoundError) and "extra" not in str(error): raise
+        if isinstance(error, ModuleNotFoundError) and "extra" not in str(error):
+            raise
         typer.echo(f"physattn: {error}", err=True)
         sys.exit(1)

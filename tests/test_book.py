@@ -110,13 +110,12 @@ def recalled(tree):
         if isinstance(n, ast.Call) and getattr(n.func, "id", getattr(n.func, "attr", "")) == "recall" and n not in expected:
             if len(n.args) == 1 and isinstance(n.args[0], ast.Constant) and not n.keywords: yield n.args[0].value
 
-RECALLED = sorted({(result, name(p)) for p in [*NOTEBOOKS, *MODULES] for t in trees(p) for result in recalled(t)})
-
-@pytest.mark.parametrize("result, where", RECALLED)
-def test_what_is_recalled_is_stored(result, where):
-    stored = ROOT/"results"/f"{result}.json"
-    assert stored.exists(), f"{where} recalls {result}: physattn reproduce {result} --profile full"
-    json.loads(stored.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *MODULES], ids=name)
+def test_what_is_recalled_is_stored(path):
+    for result in sorted({result for t in trees(path) for result in recalled(t)}):
+        stored = ROOT/"results"/f"{result}.json"
+        assert stored.exists(), f"physattn reproduce {result} --profile full"
+        json.loads(stored.read_text(encoding="utf-8"))
 
 # --- how the book reads them
 

@@ -17,28 +17,42 @@ from .models import HookPoint
 # %% ../../nbs/foundations/02_attention.ipynb #54ead8b2
 def softmax(scores: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
     """Gibbs weights over the keys that a query may see."""
-    return (scores if allowed is None else scores.masked_fill(~allowed, -math.inf)).softmax(-1)
+    return (scores if allowed is None else scores.masked_fill(~allowed, -math.inf)).softmax(
+        -1
+    )
+
 
 def linear(scores: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
     """The scores themselves, divided by the number of keys seen: linear attention."""
-    return scores*uniform(scores, allowed)
+    return scores * uniform(scores, allowed)
+
 
 def relu(scores: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
     """The positive part of the scores, divided by the number of keys seen."""
-    return scores.relu()*uniform(scores, allowed)
+    return scores.relu() * uniform(scores, allowed)
+
 
 def uniform(scores: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
-    """Equal weights whatever the scores: the infinite temperature, and the control of every claim about attention."""
-    if allowed is None: return torch.full_like(scores, 1/scores.shape[-1])
+    """Equal weights whatever the scores: the infinite temperature, and the control of every
+    claim about attention."""
+    if allowed is None:
+        return torch.full_like(scores, 1 / scores.shape[-1])
     weights = allowed.to(scores.dtype)
-    return (weights/weights.sum(-1, keepdim=True)).expand_as(scores)
+    return (weights / weights.sum(-1, keepdim=True)).expand_as(scores)
 
+
+#: The normalisers that `Attention` knows by name: functions of (scores, allowed) that return the pattern.
 NORMALIZERS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]] = {
-    "softmax": softmax, "linear": linear, "relu": relu, "uniform": uniform}
+    "softmax": softmax,
+    "linear": linear,
+    "relu": relu,
+    "uniform": uniform,
+}
 
 # %% ../../nbs/foundations/02_attention.ipynb #7c1a61ba
 class KVCache:
-    """Keys and values of the tokens seen so far by one attention layer; for use without gradients.
+    """Keys and values of the tokens seen so far by one attention layer; for use without
+    gradients.
 
     Args:
         max_length: the most tokens that will be seen.
@@ -61,18 +75,26 @@ class KVCache:
             ValueError: if more tokens come than fit.
         """
         if self.k is None:
-            self.k, self.v = (t.new_empty(len(t), self.max_length, *t.shape[2:]) for t in (k, v))
+            self.k, self.v = (
+                t.new_empty(len(t), self.max_length, *t.shape[2:]) for t in (k, v)
+            )
         end = self.length + k.shape[1]
-        if end > self.max_length: raise ValueError(f"max_length = {self.max_length} tokens fit into this cache and token {end} came: make it longer")
-        self.k[:, self.length:end], self.v[:, self.length:end], self.length = k, v, end
+        if end > self.max_length:
+            raise ValueError(
+                f"max_length = {self.max_length} tokens fit into this cache and token {end} came: make it longer"
+            )
+        self.k[:, self.length : end], self.v[:, self.length : end], self.length = k, v, end
         return self.k[:, :end], self.v[:, :end]
 
 # %% ../../nbs/foundations/02_attention.ipynb #0de67814
 class Attention(nn.Module):
-    """Multi-head attention with hook points (Vaswani et al., 2017), relative positions (Shaw et al., 2018) and a key-value cache.
+    """Multi-head attention with hook points (Vaswani et al., 2017), relative positions (Shaw et
+    al., 2018) and a key-value cache.
 
-    Weights are named and shaped as in TransformerLens: `W_Q`, `W_K`, `W_V` of shape (n_heads, d_model, d_head), `W_O` of shape
-    (n_heads, d_head, d_model). Hook points: `hook_q`, `hook_k`, `hook_v`, `hook_z` of shape (batch, n, n_heads, d_head), `hook_attn_scores` (before
+    Weights are named and shaped as in TransformerLens: `W_Q`, `W_K`, `W_V` of shape (n_heads,
+    d_model, d_head), `W_O` of shape
+    (n_heads, d_head, d_model). Hook points: `hook_q`, `hook_k`, `hook_v`, `hook_z` of shape
+    (batch, n, n_heads, d_head), `hook_attn_scores` (before
     the mask) and `hook_pattern` of shape (batch, n_heads, n, n).
 
     Args:
@@ -85,23 +107,49 @@ class Attention(nn.Module):
         clip: largest offset with relative-position vectors of its own; None for none.
 
     Raises:
-        ValueError: if `n_heads` does not divide `d_model` and `d_head` is not given, or an option is unknown.
+        ValueError: if `n_heads` does not divide `d_model` and `d_head` is not given, or an
+            option is unknown.
     """
 
-    def __init__(self, d_model: int, n_heads: int = 1, d_head: int | None = None, *, causal: bool = False,
-                 normalizer: str = "softmax", bias: bool = True, clip: int | None = None):
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int = 1,
+        d_head: int | None = None,
+        *,
+        causal: bool = False,
+        normalizer: str = "softmax",
+        bias: bool = True,
+        clip: int | None = None,
+    ):
         super().__init__()
-        if d_head is None and d_model % n_heads: raise ValueError(f"n_heads = {n_heads} does not divide d_model = {d_model}: choose a divisor, or give d_head")
-        if normalizer not in NORMALIZERS: raise ValueError(f"normalizer = {normalizer!r} is unknown: choose from {', '.join(NORMALIZERS)}")
-        if clip is not None and clip < 0: raise ValueError(f"clip = {clip} is no distance: give 0 or more, or None")
-        self.d_head, self.causal, self.normalizer, self.clip = d_head or d_model//n_heads, causal, normalizer, clip
-        self.W_Q, self.W_K, self.W_V = (_weight(n_heads, d_model, self.d_head, fan_in=d_model) for _ in range(3))
-        self.W_O = _weight(n_heads, self.d_head, d_model, fan_in=n_heads*self.d_head)
-        self.b_Q, self.b_K, self.b_V = (nn.Parameter(torch.zeros(n_heads, self.d_head)) if bias else None for _ in range(3))
-        self.b_O = nn.Parameter(torch.zeros(d_model)) if bias else None
+        if d_head is None and d_model % n_heads:
+            raise ValueError(
+                f"n_heads = {n_heads} does not divide d_model = {d_model}: choose a divisor, or give d_head"
+            )
+        if normalizer not in NORMALIZERS:
+            raise ValueError(
+                f"normalizer = {normalizer!r} is unknown: choose from {', '.join(NORMALIZERS)}"
+            )
+        if clip is not None and clip < 0:
+            raise ValueError(f"clip = {clip} is no distance: give 0 or more, or None")
+        self.d_head = d_head or d_model // n_heads
+        self.causal, self.normalizer, self.clip = causal, normalizer, clip
+        self.W_Q, self.W_K, self.W_V = (
+            _weight(n_heads, d_model, self.d_head, fan_in=d_model) for _ in range(3)
+        )
+        self.W_O = _weight(n_heads, self.d_head, d_model, fan_in=n_heads * self.d_head)
+        self.b_Q, self.b_K, self.b_V = (
+            _bias(n_heads, self.d_head) if bias else None for _ in range(3)
+        )
+        self.b_O = _bias(d_model) if bias else None
         if clip is not None:
-            self.rel_K, self.rel_V = (_weight(clip + 1 if causal else 2*clip + 1, self.d_head, fan_in=self.d_head) for _ in range(2))
-        for name in ("q", "k", "v", "attn_scores", "pattern", "z"): setattr(self, f"hook_{name}", HookPoint())
+            offsets = clip + 1 if causal else 2 * clip + 1
+            self.rel_K, self.rel_V = (
+                _weight(offsets, self.d_head, fan_in=self.d_head) for _ in range(2)
+            )
+        for name in ("q", "k", "v", "attn_scores", "pattern", "z"):
+            setattr(self, f"hook_{name}", HookPoint())
 
     def forward(self, x: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         """Let the tokens attend to each other.
@@ -113,24 +161,44 @@ class Attention(nn.Module):
         Returns:
             What each token receives, shape (batch, n, d_model).
         """
-        q, k, v = (hook(_project(x, W, b)) for hook, W, b in ((self.hook_q, self.W_Q, self.b_Q), (self.hook_k, self.W_K, self.b_K), (self.hook_v, self.W_V, self.b_V)))
-        if cache is not None: k, v = cache.append(k, v)
-        offset = torch.arange(k.shape[1], device=x.device) - torch.arange(k.shape[1] - q.shape[1], k.shape[1], device=x.device)[:, None]
+        q = self.hook_q(_project(x, self.W_Q, self.b_Q))
+        k = self.hook_k(_project(x, self.W_K, self.b_K))
+        v = self.hook_v(_project(x, self.W_V, self.b_V))
+        if cache is not None:
+            k, v = cache.append(k, v)
+        position = torch.arange(k.shape[1], device=x.device)
+        offset = position - position[-q.shape[1] :, None]
         q, v = q.transpose(1, 2), v.transpose(1, 2)
         scores = q @ k.permute(0, 2, 3, 1)
         if self.clip is not None:
-            offset_class = offset.clamp(-self.clip, 0 if self.causal else self.clip) + self.clip
-            scores = scores + (q @ self.rel_K.T).gather(-1, offset_class.expand(scores.shape))
-        scores = self.hook_attn_scores(scores/math.sqrt(self.d_head))
-        pattern = self.hook_pattern(NORMALIZERS[self.normalizer](scores, offset <= 0 if self.causal else None))
+            offset_class = (
+                offset.clamp(-self.clip, 0 if self.causal else self.clip) + self.clip
+            )
+            scores = scores + (q @ self.rel_K.T).gather(
+                -1, offset_class.expand(scores.shape)
+            )
+        scores = self.hook_attn_scores(scores / math.sqrt(self.d_head))
+        allowed = offset <= 0 if self.causal else None
+        pattern = self.hook_pattern(NORMALIZERS[self.normalizer](scores, allowed))
         z = pattern @ v
         if self.clip is not None:
-            by_offset = pattern.new_zeros(*pattern.shape[:-1], len(self.rel_V)).scatter_add(-1, offset_class.expand(pattern.shape), pattern)
-            z = z + by_offset @ self.rel_V
+            by_offset = pattern.new_zeros(*pattern.shape[:-1], len(self.rel_V))
+            z = (
+                z
+                + by_offset.scatter_add(-1, offset_class.expand(pattern.shape), pattern)
+                @ self.rel_V
+            )
         y = self.hook_z(z.transpose(1, 2)).flatten(-2) @ self.W_O.flatten(0, 1)
         return y if self.b_O is None else y + self.b_O
 
-def _weight(*shape: int, fan_in: int) -> nn.Parameter: return nn.Parameter(torch.randn(shape)/math.sqrt(fan_in))
+
+def _weight(*shape: int, fan_in: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape) / math.sqrt(fan_in))
+
+
+def _bias(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(shape))
+
 
 def _project(x: torch.Tensor, W: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
     y = (x @ W.transpose(0, 1).flatten(1)).unflatten(-1, (len(W), -1))
@@ -138,7 +206,8 @@ def _project(x: torch.Tensor, W: torch.Tensor, b: torch.Tensor | None) -> torch.
 
 # %% ../../nbs/foundations/02_attention.ipynb #387775e2
 class MLP(nn.Module):
-    """Two linear maps with a GELU between them, applied to each token alone; hook points `hook_pre` and `hook_post`.
+    """Two linear maps with a GELU between them, applied to each token alone; hook points
+    `hook_pre` and `hook_post`.
 
     Args:
         d_model: size of a token's vector.
@@ -147,18 +216,21 @@ class MLP(nn.Module):
 
     def __init__(self, d_model: int, d_mlp: int):
         super().__init__()
-        self.W_in, self.W_out = _weight(d_model, d_mlp, fan_in=d_model), _weight(d_mlp, d_model, fan_in=d_mlp)
-        self.b_in, self.b_out = nn.Parameter(torch.zeros(d_mlp)), nn.Parameter(torch.zeros(d_model))
+        self.W_in, self.b_in = _weight(d_model, d_mlp, fan_in=d_model), _bias(d_mlp)
+        self.W_out, self.b_out = _weight(d_mlp, d_model, fan_in=d_mlp), _bias(d_model)
         self.hook_pre, self.hook_post = HookPoint(), HookPoint()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map tokens of shape (..., d_model) to the same shape."""
-        return self.hook_post(nn.functional.gelu(self.hook_pre(x @ self.W_in + self.b_in))) @ self.W_out + self.b_out
+        hidden = nn.functional.gelu(self.hook_pre(x @ self.W_in + self.b_in))
+        return self.hook_post(hidden) @ self.W_out + self.b_out
+
 
 class Block(nn.Module):
     """One transformer block, pre-normalised, with the hook points of TransformerLens.
 
-    `hook_resid_pre`, `hook_attn_out`, `hook_resid_post`, and with an MLP `hook_resid_mid` and `hook_mlp_out`, all of shape (batch, n, d_model); the attention is `attn`, the MLP `mlp`.
+    `hook_resid_pre`, `hook_attn_out`, `hook_resid_post`, and with an MLP `hook_resid_mid` and
+    `hook_mlp_out`, all of shape (batch, n, d_model); the attention is `attn`, the MLP `mlp`.
 
     Args:
         d_model: size of a token's vector.
@@ -168,12 +240,26 @@ class Block(nn.Module):
         **attention: further options of `Attention`.
     """
 
-    def __init__(self, d_model: int, n_heads: int = 1, d_mlp: int = 0, norm: bool = False, **attention):
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int = 1,
+        d_mlp: int = 0,
+        norm: bool = False,
+        **attention,
+    ):
         super().__init__()
         self.attn = Attention(d_model, n_heads, **attention)
         self.mlp = MLP(d_model, d_mlp) if d_mlp else None
-        self.ln1, self.ln2 = (nn.LayerNorm(d_model) if norm and part else nn.Identity() for part in (True, d_mlp))
-        for name in ("resid_pre", "attn_out", "resid_post") + (("resid_mid", "mlp_out") if d_mlp else ()): setattr(self, f"hook_{name}", HookPoint())
+        self.ln1, self.ln2 = (
+            nn.LayerNorm(d_model) if norm and part else nn.Identity()
+            for part in (True, d_mlp)
+        )
+        self.hook_resid_pre, self.hook_attn_out, self.hook_resid_post = (
+            HookPoint() for _ in range(3)
+        )
+        if d_mlp:
+            self.hook_resid_mid, self.hook_mlp_out = HookPoint(), HookPoint()
 
     def forward(self, x: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         """Add attention and MLP to the residual stream `x` of shape (batch, n, d_model)."""

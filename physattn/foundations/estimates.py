@@ -38,82 +38,124 @@ class Estimate:
         """The mean of samples.
 
         Args:
-            x: shape (n,), or (chains, n) for several chains of the same length. With `independent=True`, any shape (n, ...): the mean is
+            x: shape (n,), or (chains, n) for several chains of the same length. With
+                `independent=True`, any shape (n, ...): the mean is
                 taken over the first axis alone and no correlation is looked for.
             independent: whether the samples are known to be independent.
 
         Returns:
-            Mean and standard error; for chains the error is inflated by the autocorrelation time.
+            Mean and standard error; for chains the error is inflated by the autocorrelation
+            time.
 
         Raises:
             ValueError: if there are fewer than two samples, or one of them is not finite.
         """
         x = _finite(x)
         if independent:
-            if len(x) < 2: raise ValueError(f"{len(x)} sample has no standard error: take at least 2")
-            return cls(_plain(x.mean(0)), _plain(x.std(0, ddof=1)/math.sqrt(len(x))), len(x))
+            if len(x) < 2:
+                raise ValueError(f"{len(x)} sample has no standard error: take at least 2")
+            return cls(
+                _plain(x.mean(0)), _plain(x.std(0, ddof=1) / math.sqrt(len(x))), len(x)
+            )
         tau = autocorrelation_time(x).value
-        return cls(float(x.mean()), float(math.sqrt(x.var()*tau/x.size)), x.size)
+        return cls(float(x.mean()), float(math.sqrt(x.var() * tau / x.size)), x.size)
 
     def sigma(self, exact: Any) -> Any:
         """Distance to `exact`, a number or another estimate, in standard errors (signed)."""
         difference = self - exact
-        return difference.value/difference.error
+        return difference.value / difference.error
 
     def __add__(self, other: Any) -> "Estimate":
         other = _estimate(other)
-        return Estimate(self.value + other.value, np.hypot(self.error, other.error), _smaller(self.n, other.n))
+        return Estimate(
+            self.value + other.value,
+            np.hypot(self.error, other.error),
+            _smaller(self.n, other.n),
+        )
 
-    def __neg__(self) -> "Estimate": return Estimate(-self.value, self.error, self.n)
-    def __sub__(self, other: Any) -> "Estimate": return self + -_estimate(other)
-    def __rsub__(self, other: Any) -> "Estimate": return _estimate(other) - self
+    def __neg__(self) -> "Estimate":
+        return Estimate(-self.value, self.error, self.n)
+
+    def __sub__(self, other: Any) -> "Estimate":
+        return self + -_estimate(other)
+
+    def __rsub__(self, other: Any) -> "Estimate":
+        return _estimate(other) - self
 
     def __mul__(self, other: Any) -> "Estimate":
         other = _estimate(other)
-        return Estimate(self.value*other.value, np.hypot(self.error*other.value, self.value*other.error), _smaller(self.n, other.n))
+        return Estimate(
+            self.value * other.value,
+            np.hypot(self.error * other.value, self.value * other.error),
+            _smaller(self.n, other.n),
+        )
 
     def __truediv__(self, other: Any) -> "Estimate":
         other = _estimate(other)
-        return self*Estimate(1/other.value, other.error/other.value**2, other.n)
+        return self * Estimate(1 / other.value, other.error / other.value**2, other.n)
 
-    def __rtruediv__(self, other: Any) -> "Estimate": return _estimate(other)/self
+    def __rtruediv__(self, other: Any) -> "Estimate":
+        return _estimate(other) / self
 
     __radd__, __rmul__ = __add__, __mul__
 
     def __str__(self) -> str:
-        if np.ndim(self.value): return "[" + ", ".join(str(Estimate(v, e, self.n)) for v, e in zip(self.value, self.error)) + "]"
+        if np.ndim(self.value):
+            return (
+                "["
+                + ", ".join(
+                    str(Estimate(v, e, self.n)) for v, e in zip(self.value, self.error)
+                )
+                + "]"
+            )
         text = _bracketed(float(self.value), float(self.error))
         return text if self.low is None else f"{text} [{self.low:.3g}, {self.high:.3g}]"
 
+
 def _estimate(x: Any) -> Estimate:
-    return x if isinstance(x, Estimate) else Estimate(x, np.zeros_like(x, dtype=float)[()], 0)
+    return (
+        x if isinstance(x, Estimate) else Estimate(x, np.zeros_like(x, dtype=float)[()], 0)
+    )
 
-def _smaller(n: int, m: int) -> int: return min(n, m) if n and m else n or m
 
-def _plain(x: np.ndarray) -> Any: return x if np.ndim(x) else float(x)
+def _smaller(n: int, m: int) -> int:
+    return min(n, m) if n and m else n or m
+
+
+def _plain(x: np.ndarray) -> Any:
+    return x if np.ndim(x) else float(x)
+
 
 def _finite(x: Any) -> np.ndarray:
     x = np.asarray(x, dtype=float)
-    if x.size == 0 or not np.isfinite(x).all(): raise ValueError("the samples are empty or not all finite: look at the run that made them")
+    if x.size == 0 or not np.isfinite(x).all():
+        raise ValueError(
+            "the samples are empty or not all finite: look at the run that made them"
+        )
     return x
 
+
 def _bracketed(value: float, error: float) -> str:
-    if not (math.isfinite(error) and error > 0): return f"{value:.6g}"
+    if not (math.isfinite(error) and error > 0):
+        return f"{value:.6g}"
     last = math.floor(math.log10(error))
     # The first digit of the error is enough, unless it is a 1, where rounding would cost up to a third.
-    if error/10.**last < 1.95: last -= 1
+    if error / 10.0**last < 1.95:
+        last -= 1
     size = math.floor(math.log10(max(abs(value), error)))
     power = size if size < -3 or size >= 6 or last > 0 else 0
     digits = max(0, power - last)
-    text = f"{value/10**power:.{digits}f}({round(error/10**last)})"
+    text = f"{value / 10**power:.{digits}f}({round(error / 10**last)})"
     return text + (f"e{power:+03d}" if power else "")
 
 # %% ../../nbs/foundations/03_estimates.ipynb #022e2de6
-def autocorrelation_time(x: Any, c: float = 5.) -> Estimate:
-    """Integrated autocorrelation time, 1 + 2 times the sum of the autocorrelations, by Sokal's window.
+def autocorrelation_time(x: Any, c: float = 5.0) -> Estimate:
+    """Integrated autocorrelation time, 1 + 2 times the sum of the autocorrelations, by Sokal's
+    window.
 
     Args:
-        x: shape (n,), or (chains, n); chains share one mean, so that chains that disagree count as correlated.
+        x: shape (n,), or (chains, n); chains share one mean, so that chains that disagree count
+            as correlated.
         c: the sum stops at the first lag above c times the time itself.
 
     Returns:
@@ -123,18 +165,27 @@ def autocorrelation_time(x: Any, c: float = 5.) -> Estimate:
         ValueError: if a chain has fewer than 4 samples, or one of them is not finite.
     """
     x = np.atleast_2d(_finite(x))
-    if x.ndim > 2: raise ValueError(f"samples of shape {x.shape} are not a series: give (n,) or (chains, n)")
+    if x.ndim > 2:
+        raise ValueError(
+            f"samples of shape {x.shape} are not a series: give (n,) or (chains, n)"
+        )
     chains, n = x.shape
-    if n < 4: raise ValueError(f"a chain of {n} samples has no autocorrelation time: take at least 4, or say independent=True")
-    power = np.abs(np.fft.rfft(x - x.mean(), 2*n))**2
-    covariance = np.fft.irfft(power.mean(0), 2*n)[:n]/np.arange(n, 0, -1)
-    if covariance[0] <= 0: return Estimate(1., 0., x.size)
-    tau = 2*np.cumsum(covariance/covariance[0]) - 1
+    if n < 4:
+        raise ValueError(
+            f"a chain of {n} samples has no autocorrelation time: take at least 4, or say independent=True"
+        )
+    power = np.abs(np.fft.rfft(x - x.mean(), 2 * n)) ** 2
+    covariance = np.fft.irfft(power.mean(0), 2 * n)[:n] / np.arange(n, 0, -1)
+    if covariance[0] <= 0:
+        return Estimate(1.0, 0.0, x.size)
+    tau = 2 * np.cumsum(covariance / covariance[0]) - 1
     # At least c lags, or an alternating series would stop at the first sum that happens to be small.
-    reached = np.arange(n) >= c*np.maximum(tau, 1)
+    reached = np.arange(n) >= c * np.maximum(tau, 1)
     window = int(np.argmax(reached)) if reached.any() else n - 1
-    value = max(tau[window]*(1 + (2*window + 1)/x.size), 1e-3)
-    return Estimate(float(value), float(value*math.sqrt((4*window + 2)/x.size)), x.size)
+    value = max(tau[window] * (1 + (2 * window + 1) / x.size), 1e-3)
+    return Estimate(
+        float(value), float(value * math.sqrt((4 * window + 2) / x.size)), x.size
+    )
 
 # %% ../../nbs/foundations/03_estimates.ipynb #eee028e1
 def blocking(x: Any) -> list[Estimate]:
@@ -144,24 +195,32 @@ def blocking(x: Any) -> list[Estimate]:
         x: shape (n,), or (chains, n).
 
     Returns:
-        For each level (block length 1, 2, 4, ...) the apparent error of the mean with its own standard error, and the number of blocks; the plateau is the error of
+        For each level (block length 1, 2, 4, ...) the apparent error of the mean with its own
+        standard error, and the number of blocks; the plateau is the error of
         the mean. Flyvbjerg and Petersen (1989), equation 28.
     """
     x, levels = np.atleast_2d(_finite(x)), []
     while x.size >= 4 and x.shape[-1] >= 1:
-        error = x.std(ddof=1)/math.sqrt(x.size)
-        levels.append(Estimate(float(error), float(error/math.sqrt(2*(x.size - 1))), x.size))
-        if x.shape[-1] < 2: break
-        x = x[:, :x.shape[-1]//2*2].reshape(len(x), -1, 2).mean(-1)
+        error = x.std(ddof=1) / math.sqrt(x.size)
+        levels.append(
+            Estimate(float(error), float(error / math.sqrt(2 * (x.size - 1))), x.size)
+        )
+        if x.shape[-1] < 2:
+            break
+        x = x[:, : x.shape[-1] // 2 * 2].reshape(len(x), -1, 2).mean(-1)
     return levels
 
 # %% ../../nbs/foundations/03_estimates.ipynb #2080adb6
-def bootstrap(x: Any, statistic: Callable = np.mean, confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """A statistic of independent samples with its bootstrap error and interval (`scipy.stats.bootstrap`).
+def bootstrap(
+    x: Any, statistic: Callable = np.mean, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """A statistic of independent samples with its bootstrap error and interval
+    (`scipy.stats.bootstrap`).
 
     Args:
         x: shape (n, ...): n independent samples, each a number or a row that stays whole.
-        statistic: function of (samples, axis=0) that returns a number, for instance `np.median`.
+        statistic: function of (samples, axis=0) that returns a number, for instance
+            `np.median`.
         confidence: coverage of the interval `[low, high]` (percentile method).
         seed: seed of the resampling.
 
@@ -169,9 +228,27 @@ def bootstrap(x: Any, statistic: Callable = np.mean, confidence: float = 0.95, s
         ValueError: if there are fewer than two samples.
     """
     x = _finite(x)
-    if len(x) < 2: raise ValueError(f"{len(x)} sample cannot be resampled: take at least 2")
-    def of_rows(rows, axis=-1): return np.apply_along_axis(lambda i: statistic(x[i.astype(int)], axis=0), axis, rows)
-    result = stats.bootstrap((np.arange(len(x)),), of_rows, confidence_level=confidence, method="percentile",
-                             n_resamples=2_000, rng=np.random.default_rng(seed))
+    if len(x) < 2:
+        raise ValueError(f"{len(x)} sample cannot be resampled: take at least 2")
+
+    def of_rows(rows, axis=-1):
+        return np.apply_along_axis(
+            lambda i: statistic(x[i.astype(int)], axis=0), axis, rows
+        )
+
+    result = stats.bootstrap(
+        (np.arange(len(x)),),
+        of_rows,
+        confidence_level=confidence,
+        method="percentile",
+        n_resamples=2_000,
+        rng=np.random.default_rng(seed),
+    )
     low, high = result.confidence_interval
-    return Estimate(float(statistic(x, axis=0)), float(result.standard_error), len(x), float(low), float(high))
+    return Estimate(
+        float(statistic(x, axis=0)),
+        float(result.standard_error),
+        len(x),
+        float(low),
+        float(high),
+    )

@@ -9,6 +9,7 @@ __all__ = ['Experiment', 'experiment', 'experiments', 'find', 'provenance', 'Res
 # %% ../../nbs/foundations/04_experiments.ipynb #93264edc
 import difflib
 import importlib
+import inspect
 import json
 import os
 import pkgutil
@@ -46,7 +47,9 @@ class Experiment:
         """First line of the function's docstring."""
         return (self.function.__doc__ or "").strip().split("\n")[0]
 
+
 _EXPERIMENTS: dict[str, Experiment] = {}
+
 
 def experiment(name: str, *, quick: dict, full: dict) -> Callable[[Callable], Callable]:
     """Register the decorated function as the experiment `name`.
@@ -61,10 +64,15 @@ def experiment(name: str, *, quick: dict, full: dict) -> Callable[[Callable], Ca
         quick: arguments of the quick profile.
         full: arguments of the full profile.
     """
-    if len(name.split("/")) != 2: raise ValueError(f"name = {name!r} is not of the form part/name, for instance sho/blog")
+    if len(name.split("/")) != 2:
+        raise ValueError(
+            f"name = {name!r} is not of the form part/name, for instance sho/blog"
+        )
+
     def register(function: Callable) -> Callable:
         _EXPERIMENTS[name] = Experiment(name, function, {"quick": quick, "full": full})
         return function
+
     return register
 
 # %% ../../nbs/foundations/04_experiments.ipynb #83c4b4eb
@@ -74,8 +82,10 @@ def experiments() -> dict[str, Experiment]:
     for part in pkgutil.iter_modules(package.__path__):
         if part.ispkg and part.name != "foundations":
             folder = importlib.import_module(f"physattn.{part.name}").__path__
-            for module in pkgutil.iter_modules(folder): importlib.import_module(f"physattn.{part.name}.{module.name}")
+            for module in pkgutil.iter_modules(folder):
+                importlib.import_module(f"physattn.{part.name}.{module.name}")
     return dict(sorted(_EXPERIMENTS.items()))
+
 
 def find(name: str) -> Experiment:
     """The experiment called `name`.
@@ -86,25 +96,58 @@ def find(name: str) -> Experiment:
     known = _EXPERIMENTS if name in _EXPERIMENTS else experiments()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
-        raise ValueError(f"no experiment is called {name!r}: {'did you mean ' + ' or '.join(near) + '? ' if near else ''}`physattn reproduce --list` shows all")
+        guess = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(
+            f"no experiment is called {name!r}: {guess}`physattn reproduce --list` shows all"
+        )
     return known[name]
 
 # %% ../../nbs/foundations/04_experiments.ipynb #2038cf75
 def provenance() -> dict[str, Any]:
     """Versions, commit and hardware of this process; a commit is dirty if the library differs from it."""
+
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(library.parent), *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    library, commit = Path(importlib.import_module("physattn").__file__).resolve().parent, "unknown"
-    try: commit = git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", str(library)) else "")
-    except (OSError, subprocess.SubprocessError): pass
+        return subprocess.run(
+            ["git", "-C", str(library.parent), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+
+    library, commit = (
+        Path(importlib.import_module("physattn").__file__).resolve().parent,
+        "unknown",
+    )
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD") + (
+            "-dirty" if git("status", "--porcelain", "--", str(library)) else ""
+        )
+    except (OSError, subprocess.SubprocessError):
+        pass
     from physattn import __version__
-    return {"versions": {"physattn": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-            "commit": commit, "hardware": _hardware()}
+
+    return {
+        "versions": {
+            "physattn": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "commit": commit,
+        "hardware": _hardware(),
+    }
+
 
 def _hardware() -> str:
     name = platform.processor() or platform.machine()
-    try: name = next(line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration): pass
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(
+            line.split(":")[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        pass
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}"
 
@@ -127,62 +170,100 @@ class Result:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, key: str) -> Any:
-        if key not in self.values: raise KeyError(f"{self.name} has no {key!r}: it has {', '.join(self.values)}")
+        if key not in self.values:
+            raise KeyError(f"{self.name} has no {key!r}: it has {', '.join(self.values)}")
         return self.values[key]
 
     def weights(self, prefix: str) -> dict[str, torch.Tensor]:
         """The tensors below `prefix/`, with the prefix taken off: a state dict, say."""
-        found = {name[len(prefix) + 1:]: t for name, t in self.tensors.items() if name.startswith(prefix + "/")}
-        if not found: raise KeyError(f"{self.name} has no tensors below {prefix!r}: it has {', '.join(sorted({n.split('/')[0] for n in self.tensors}))}")
+        found = {
+            name[len(prefix) + 1 :]: t
+            for name, t in self.tensors.items()
+            if name.startswith(prefix + "/")
+        }
+        if not found:
+            prefixes = ", ".join(sorted({name.split("/")[0] for name in self.tensors}))
+            raise KeyError(
+                f"{self.name} has no tensors below {prefix!r}: it has {prefixes}"
+            )
         return found
 
     @property
     def line(self) -> str:
         """Provenance in one line, for captions."""
         a = self.about
-        return (f"{self.name}, {a['profile']} profile, seed {a['seed']}, {a['seconds']:.0f} s on {a['hardware']}, "
-                f"torch {a['versions']['torch']}, commit {a['commit']}")
+        return (
+            f"{self.name}, {a['profile']} profile, seed {a['seed']}, {a['seconds']:.0f} s on {a['hardware']}, "
+            f"torch {a['versions']['torch']}, commit {a['commit']}"
+        )
 
     def compare(self, other: "Result") -> list[tuple[str, Estimate, Estimate, float]]:
-        """The estimates that both results have: (name, ours, theirs, distance in standard
+        """The scalar estimates that both results have: (name, ours, theirs, distance in standard
         errors)."""
         ours, theirs = _flat(self.values), _flat(other.values)
-        return [(key, ours[key], theirs[key], float(ours[key].sigma(theirs[key]))) for key in ours if key in theirs
-                and np.ndim(ours[key].value) == 0 and np.ndim(theirs[key].value) == 0 and np.hypot(ours[key].error, theirs[key].error) > 0]
+        pairs = [(key, ours[key], theirs[key]) for key in ours if key in theirs]
+        return [
+            (key, a, b, float(a.sigma(b)))
+            for key, a, b in pairs
+            if np.hypot(a.error, b.error) > 0
+        ]
+
 
 def _flat(values: Mapping, prefix: str = "") -> dict[str, Estimate]:
     flat = {}
     for key, value in values.items():
-        if isinstance(value, Estimate): flat[prefix + str(key)] = value
-        elif isinstance(value, Mapping): flat |= _flat(value, f"{prefix}{key}.")
+        if isinstance(value, Estimate) and np.ndim(value.value) == 0:
+            flat[prefix + str(key)] = value
+        elif isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
     return flat
+
 
 def _encode(thing: Any) -> Any:
     if isinstance(thing, Estimate):
-        fields = {"value": thing.value, "error": thing.error, "n": thing.n} | ({} if thing.low is None else {"low": thing.low, "high": thing.high})
+        fields = {"value": thing.value, "error": thing.error, "n": thing.n}
+        if thing.low is not None:
+            fields |= {"low": thing.low, "high": thing.high}
         return {key: _encode(value) for key, value in fields.items()}
-    if isinstance(thing, Mapping): return {str(key): _encode(value) for key, value in thing.items()}
-    if isinstance(thing, (list, tuple)): return [_encode(value) for value in thing]
-    if isinstance(thing, np.ndarray): return thing.tolist()
-    if isinstance(thing, np.generic): return thing.item()
-    if thing is None or isinstance(thing, (bool, int, float, str)): return thing
-    raise TypeError(f"a {type(thing).__name__} cannot be recorded: return estimates, numbers, strings, lists, dicts, tensors or arrays")
+    if isinstance(thing, Mapping):
+        return {str(key): _encode(value) for key, value in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [_encode(value) for value in thing]
+    if isinstance(thing, np.ndarray):
+        return thing.tolist()
+    if isinstance(thing, np.generic):
+        return thing.item()
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    raise TypeError(
+        f"a {type(thing).__name__} cannot be recorded: return estimates, numbers, strings, lists, dicts, tensors or arrays"
+    )
+
 
 def _decode(thing: Any) -> Any:
-    if isinstance(thing, list): return [_decode(value) for value in thing]
-    if not isinstance(thing, dict): return thing
+    if isinstance(thing, list):
+        return [_decode(value) for value in thing]
+    if not isinstance(thing, dict):
+        return thing
     if set(thing) in ({"value", "error", "n"}, {"value", "error", "n", "low", "high"}):
-        return Estimate(**{key: np.asarray(value) if isinstance(value, list) else value for key, value in thing.items()})
+        return Estimate(
+            **{
+                key: np.asarray(value) if isinstance(value, list) else value
+                for key, value in thing.items()
+            }
+        )
     return {key: _decode(value) for key, value in thing.items()}
 
 # %% ../../nbs/foundations/04_experiments.ipynb #4c831894
 def results_folder() -> Path:
     """Where recalled results are: `$PHYSATTN_RESULTS`, or a checkout's `results/`, or the
     installed copy."""
-    if "PHYSATTN_RESULTS" in os.environ: return Path(os.environ["PHYSATTN_RESULTS"])
+    if "PHYSATTN_RESULTS" in os.environ:
+        return Path(os.environ["PHYSATTN_RESULTS"])
     package = Path(importlib.import_module("physattn").__file__).resolve().parent
-    checkout = package.parent/"results"
-    return checkout if (package.parent/"settings.ini").exists() else package/"results"
+    checkout = package.parent / "results"
+    return checkout if (package.parent / "settings.ini").exists() else package / "results"
+
 
 def record(result: Result, folder: Path | None = None) -> Path:
     """Write a result to `folder/PART/NAME.json` and its tensors beside it.
@@ -193,9 +274,16 @@ def record(result: Result, folder: Path | None = None) -> Path:
     Raises:
         OSError: if the folder cannot be written.
     """
-    path = (folder or results_folder())/f"{result.name}.json"
-    if result.tensors: save_tensors(path.with_suffix(".safetensors"), result.tensors, {"name": result.name})
-    return write_atomically(path, (json.dumps({"name": result.name, **result.about, "values": _encode(result.values)}, indent=1) + "\n").encode())
+    path = (folder or results_folder()) / f"{result.name}.json"
+    if result.tensors:
+        save_tensors(
+            path.with_suffix(".safetensors"), result.tensors, {"name": result.name}
+        )
+    text = json.dumps(
+        {"name": result.name, **result.about, "values": _encode(result.values)}, indent=1
+    )
+    return write_atomically(path, f"{text}\n".encode())
+
 
 def recall(name: str, folder: Path | None = None) -> Result:
     """Read the stored result `name`.
@@ -208,16 +296,29 @@ def recall(name: str, folder: Path | None = None) -> Result:
         FileNotFoundError: if it was never recorded.
         ValueError: if its file is damaged.
     """
-    path = (folder or results_folder())/f"{name}.json"
-    if not path.exists(): raise FileNotFoundError(f"there is no result {path}: make it with `physattn reproduce {name} --profile full`")
-    try: about = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error: raise ValueError(f"{path} is damaged ({error}): restore it, or run `physattn reproduce {name} --profile full`") from error
+    path = (folder or results_folder()) / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no result {path}: make it with `physattn reproduce {name} --profile full`"
+        )
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): restore it, or run `physattn reproduce {name} --profile full`"
+        ) from error
     weights = path.with_suffix(".safetensors")
     tensors = load_tensors(weights)[0] if weights.exists() else {}
     return Result(about.pop("name"), _decode(about.pop("values")), about, tensors)
 
 # %% ../../nbs/foundations/04_experiments.ipynb #a33d3b31
-def reproduce(name: str, profile: str = "quick", seed: int = 0, device: str = "cpu", folder: Path | None = None) -> Result:
+def reproduce(
+    name: str,
+    profile: str = "quick",
+    seed: int = 0,
+    device: str = "cpu",
+    folder: Path | None = None,
+) -> Result:
     """Run the experiment `name`.
 
     Args:
@@ -233,18 +334,36 @@ def reproduce(name: str, profile: str = "quick", seed: int = 0, device: str = "c
     Raises:
         ValueError: if the experiment, profile or device does not exist.
     """
-    found = find(name)
-    if profile not in found.profiles: raise ValueError(f"profile = {profile!r} does not exist: choose quick or full")
+    found, given = find(name), {"seed": seed, "device": device, "folder": folder}
+    if profile not in found.profiles:
+        raise ValueError(f"profile = {profile!r} does not exist: choose quick or full")
     _check_device(device)
-    config, code = found.profiles[profile], found.function.__code__
-    given = {"seed": seed, "device": device, "folder": folder}
-    accepted = {key: value for key, value in given.items() if key in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]}
+    config, wanted = found.profiles[profile], inspect.signature(found.function).parameters
+    accepted = {key: value for key, value in given.items() if key in wanted}
     start = time.monotonic()
     values = found.function(**config, **accepted)
-    tensors = {key: torch.as_tensor(value) for key, value in values.items() if isinstance(value, (torch.Tensor, np.ndarray))}
-    about = {"profile": profile, "config": config, "seed": seed, "seconds": round(time.monotonic() - start, 1), **provenance()}
-    return Result(name, {key: value for key, value in values.items() if key not in tensors}, about, tensors)
+    tensors = {
+        key: torch.as_tensor(value)
+        for key, value in values.items()
+        if isinstance(value, (torch.Tensor, np.ndarray))
+    }
+    about = {
+        "profile": profile,
+        "config": config,
+        "seed": seed,
+        "seconds": round(time.monotonic() - start, 1),
+        **provenance(),
+    }
+    return Result(
+        name,
+        {key: value for key, value in values.items() if key not in tensors},
+        about,
+        tensors,
+    )
+
 
 def _check_device(device: str) -> None:
-    try: torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error: raise ValueError(f"device = {device!r} is not available here: use cpu") from error
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device = {device!r} is not available here: use cpu") from error

@@ -17,7 +17,8 @@ from safetensors.torch import save
 
 # %% ../../nbs/foundations/07_files.ipynb #64359330
 def write_atomically(path: str | Path, data: bytes) -> Path:
-    """Write `data` to `path` so that the file is, at every moment, either the old one or the new one.
+    """Write `data` to `path` so that the file is, at every moment, either the old one or the
+    new one.
 
     Args:
         path: where to write; missing folders are made.
@@ -27,12 +28,15 @@ def write_atomically(path: str | Path, data: bytes) -> Path:
         The path written.
 
     Raises:
-        OSError: if the folder cannot be written or the disk is full; the old file, if any, is untouched.
+        OSError: if the folder cannot be written or the disk is full; the old file, if any, is
+            untouched.
     """
     path, part = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=path.name, suffix=".part", delete=False
+        ) as file:
             part = file.name
             file.write(data)
             file.flush()
@@ -40,13 +44,18 @@ def write_atomically(path: str | Path, data: bytes) -> Path:
         os.chmod(part, 0o644)
         os.replace(part, path)
     except OSError as error:
-        if part: Path(part).unlink(missing_ok=True)
-        raise OSError(f"could not write {path} ({error.strerror}): free space or choose a folder that you may write to; "
-                      "an older version of the file is untouched") from error
+        if part:
+            Path(part).unlink(missing_ok=True)
+        raise OSError(
+            f"could not write {path} ({error.strerror}): free space or choose a folder that you may write to; "
+            "an older version of the file is untouched"
+        ) from error
     return path
 
 # %% ../../nbs/foundations/07_files.ipynb #6f44fa3a
-def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], about: dict | None = None) -> Path:
+def save_tensors(
+    path: str | Path, tensors: dict[str, torch.Tensor], about: dict | None = None
+) -> Path:
     """Write named tensors and a JSON description to one safetensors file, atomically.
 
     Args:
@@ -78,10 +87,15 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         ValueError: if the file is cut short or is not a safetensors file.
     """
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"there is no file {path}: check the path, or make it by running what writes it")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no file {path}: check the path, or make it by running what writes it"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("about", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, about
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}): delete it and run again, or restore a copy") from error
+        raise ValueError(
+            f"{path} is damaged or cut short ({error}): delete it and run again, or restore a copy"
+        ) from error

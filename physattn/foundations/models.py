@@ -21,25 +21,31 @@ from .files import load_tensors, save_tensors, write_atomically
 
 # %% ../../nbs/foundations/01_models.ipynb #b9431ca3
 class HookPoint(nn.Module):
-    """A named port of a model: hands on its input, or what the hooks attached to it make of that input."""
+    """A named port of a model: hands on its input, or what the hooks attached to it make of
+    that input."""
 
     def __init__(self):
         super().__init__()
         self.name, self.hooks = "", []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pass `x` through the attached hooks, in order; a hook that returns None only looked."""
+        """Pass `x` through the attached hooks, in order; a hook that returns None only
+        looked."""
         for hook in self.hooks:
             changed = hook(x, self)
-            if changed is not None: x = changed
+            if changed is not None:
+                x = changed
         return x
 
 # %% ../../nbs/foundations/01_models.ipynb #f2e469a0
 class Model(nn.Module):
-    """Base of all models: a configuration, named hook points, and weights that go to disk and back.
+    """Base of all models: a configuration, named hook points, and weights that go to disk and
+    back.
 
-    A subclass sets `Config` to its dataclass, takes `config` (and a seed) in its constructor, and calls
-    `super().__init__(config)` first. Names of hook points follow TransformerLens (Nanda and Bloom, 2022).
+    A subclass sets `Config` to its dataclass, takes `config` (and a seed) in its constructor,
+    and calls
+    `super().__init__(config)` first. Names of hook points follow TransformerLens (Nanda and
+    Bloom, 2022).
 
     Args:
         config: an instance of the subclass's `Config`.
@@ -57,8 +63,13 @@ class Model(nn.Module):
     @property
     def hook_points(self) -> dict[str, HookPoint]:
         """All hook points by name."""
-        points = {name: module for name, module in self.named_modules() if isinstance(module, HookPoint)}
-        for name, point in points.items(): point.name = name
+        points = {
+            name: module
+            for name, module in self.named_modules()
+            if isinstance(module, HookPoint)
+        }
+        for name, point in points.items():
+            point.name = name
         return points
 
     @contextmanager
@@ -66,7 +77,8 @@ class Model(nn.Module):
         """Attach hooks for the length of a `with` block.
 
         Args:
-            fwd_hooks: pairs (name of a hook point, function of (tensor, hook point)); what the function returns replaces
+            fwd_hooks: pairs (name of a hook point, function of (tensor, hook point)); what the
+                function returns replaces
                 the tensor, unless it is None.
 
         Raises:
@@ -75,22 +87,32 @@ class Model(nn.Module):
         points, attached = self.hook_points, []
         for name, _ in fwd_hooks:
             if name not in points:
-                near = difflib.get_close_matches(name, points, n=3, cutoff=0.)
-                raise ValueError(f"no hook point is named {name!r}: the nearest are {', '.join(near) or 'none, the model has no hook points'}")
+                near = difflib.get_close_matches(name, points, n=3, cutoff=0.0)
+                raise ValueError(
+                    f"no hook point is named {name!r}: the nearest are {', '.join(near)}"
+                )
         try:
             for name, hook in fwd_hooks:
                 points[name].hooks.append(hook)
                 attached.append((points[name], hook))
             yield self
         finally:
-            for point, hook in attached: point.hooks.remove(hook)
+            for point, hook in attached:
+                point.hooks.remove(hook)
 
-    def run_with_hooks(self, *args, fwd_hooks: Sequence[tuple[str, Callable]] = (), **kwargs) -> Any:
+    def run_with_hooks(
+        self, *args, fwd_hooks: Sequence[tuple[str, Callable]] = (), **kwargs
+    ) -> Any:
         """Call the model with hooks attached; see `hooks`."""
-        with self.hooks(fwd_hooks): return self(*args, **kwargs)
+        with self.hooks(fwd_hooks):
+            return self(*args, **kwargs)
 
-    def run_with_cache(self, *args, names_filter: Callable[[str], bool] | Sequence[str] | str | None = None,
-                       **kwargs) -> tuple[Any, dict[str, torch.Tensor]]:
+    def run_with_cache(
+        self,
+        *args,
+        names_filter: Callable[[str], bool] | Sequence[str] | str | None = None,
+        **kwargs,
+    ) -> tuple[Any, dict[str, torch.Tensor]]:
         """Call the model and keep what passes its hook points.
 
         Args:
@@ -100,20 +122,33 @@ class Model(nn.Module):
             The output of the model, and the tensors by hook name, still part of the graph.
         """
         names, cache = names_filter, {}
-        if names is None: names = list(self.hook_points)
-        elif callable(names): names = [name for name in self.hook_points if names(name)]
-        elif isinstance(names, str): names = [names]
-        def keep(x, hook): cache[hook.name] = x
-        return self.run_with_hooks(*args, fwd_hooks=[(name, keep) for name in names], **kwargs), cache
+        if names is None:
+            names = list(self.hook_points)
+        elif callable(names):
+            names = [name for name in self.hook_points if names(name)]
+        elif isinstance(names, str):
+            names = [names]
+
+        def keep(x, hook):
+            cache[hook.name] = x
+
+        return self.run_with_hooks(
+            *args, fwd_hooks=[(name, keep) for name in names], **kwargs
+        ), cache
 
     def save(self, path: str | Path) -> Path:
-        """Write `path.safetensors` (weights, configuration, `about`) and `path.json` (the same without the weights, to read).
+        """Write `path.safetensors` (weights, configuration, `about`) and `path.json` (the same
+        without the weights, to read).
 
         Returns:
             The path without its suffix.
         """
         stem = _stem(path)
-        about = {"model": type(self).__name__, "config": asdict(self.config), "about": self.about}
+        about = {
+            "model": type(self).__name__,
+            "config": asdict(self.config),
+            "about": self.about,
+        }
         save_tensors(f"{stem}.safetensors", self.state_dict(), about)
         write_atomically(f"{stem}.json", (json.dumps(about, indent=2) + "\n").encode())
         return stem
@@ -124,22 +159,32 @@ class Model(nn.Module):
 
         Raises:
             FileNotFoundError: if there are no weights at `path`.
-            ValueError: if the file is damaged, holds another model, or does not fit the configuration beside it.
+            ValueError: if the file is damaged, holds another model, or does not fit the
+                configuration beside it.
         """
         stem = _stem(path)
         weights, about = load_tensors(f"{stem}.safetensors")
         if about.get("model") != cls.__name__:
-            raise ValueError(f"{stem}.safetensors holds a {about.get('model', 'file without a model')}, not a {cls.__name__}: load it with the class that wrote it")
+            held = about.get("model", "file without a model")
+            raise ValueError(
+                f"{stem}.safetensors holds a {held}, not a {cls.__name__}: load it with the class that wrote it"
+            )
         beside = Path(f"{stem}.json")
         if beside.exists() and json.loads(beside.read_text(encoding="utf-8")) != about:
-            raise ValueError(f"{beside} describes another model than {stem}.safetensors: delete the .json, or restore the pair that belongs together")
+            raise ValueError(
+                f"{beside} describes another model than {stem}.safetensors: delete the .json, or restore the pair that belongs together"
+            )
         try:
             model = cls(cls.Config(**about["config"]))
             model.load_state_dict(weights, assign=True)  # keeps float64 weights in float64
             model.about = about["about"]
         except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"the weights in {stem}.safetensors do not fit a {cls.__name__} of this version: {' '.join(str(error).split())}") from error
+            why = " ".join(str(error).split())
+            raise ValueError(
+                f"the weights in {stem}.safetensors do not fit a {cls.__name__} of this version: {why}"
+            ) from error
         return model
+
 
 def _stem(path: str | Path) -> Path:
     path = Path(path)

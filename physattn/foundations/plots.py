@@ -15,38 +15,82 @@ try:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("figures need matplotlib: install the extra with `pip install 'physattn[book]'`") from error
+    raise ModuleNotFoundError(
+        "figures need matplotlib: install the extra with `pip install 'physattn[book]'`"
+    ) from error
 
 # %% ../../nbs/foundations/06_plots.ipynb #3b5b5569
+#: The six colours of the style, on a light page.
 PALETTE = ("#2f4fc4", "#d66d13", "#0d9c70", "#6b1a5e", "#4a4300", "#9089c1")
+#: Colours of text, of axes and of grid lines, on a light page.
 TEXT, MUTED, GRID = "#1f2933", "#66727f", "#d5dbe1"
 
-_VARIABLES = {TEXT: "var(--physattn-fg, var(--jp-content-font-color1, #1f2933))", MUTED: "var(--physattn-muted, #66727f)",
-              GRID: "var(--physattn-grid, #d5dbe1)", **{c: f"var(--physattn-c{i}, {c})" for i, c in enumerate(PALETTE)}}
+_VARIABLES = {
+    TEXT: "var(--physattn-fg, var(--jp-content-font-color1, #1f2933))",
+    MUTED: "var(--physattn-muted, #66727f)",
+    GRID: "var(--physattn-grid, #d5dbe1)",
+    **{c: f"var(--physattn-c{i}, {c})" for i, c in enumerate(PALETTE)},
+}
+
 
 def set_style() -> None:
-    """Make matplotlib draw in the style of the book: palette, thin axes, light grid, transparent background."""
-    mpl.rcParams.update({
-        "figure.figsize": (5.6, 3.2), "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
-        "figure.constrained_layout.use": True, "svg.fonttype": "path", "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold",
-        "axes.prop_cycle": mpl.cycler(color=PALETTE), "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8,
-        "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6, "lines.linewidth": 1.5, "lines.markersize": 4,
-        "errorbar.capsize": 2, "legend.frameon": False, "legend.fontsize": 8.5, "image.cmap": "cividis",
-        "text.color": TEXT, "axes.labelcolor": TEXT, "axes.titlecolor": TEXT, "xtick.labelcolor": TEXT, "ytick.labelcolor": TEXT,
-        "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED})
+    """Make matplotlib draw in the style of the book: palette, thin axes, light grid,
+    transparent background."""
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (5.6, 3.2),
+            "figure.facecolor": "none",
+            "axes.facecolor": "none",
+            "savefig.facecolor": "none",
+            "figure.constrained_layout.use": True,
+            "svg.fonttype": "path",
+            "font.size": 9,
+            "axes.titlesize": 9.5,
+            "axes.titleweight": "bold",
+            "axes.prop_cycle": mpl.cycler(color=PALETTE),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.linewidth": 0.8,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": GRID,
+            "grid.linewidth": 0.6,
+            "lines.linewidth": 1.5,
+            "lines.markersize": 4,
+            "errorbar.capsize": 2,
+            "legend.frameon": False,
+            "legend.fontsize": 8.5,
+            "image.cmap": "cividis",
+            "text.color": TEXT,
+            "axes.labelcolor": TEXT,
+            "axes.titlecolor": TEXT,
+            "xtick.labelcolor": TEXT,
+            "ytick.labelcolor": TEXT,
+            "axes.edgecolor": MUTED,
+            "xtick.color": MUTED,
+            "ytick.color": MUTED,
+        }
+    )
 
 # %% ../../nbs/foundations/06_plots.ipynb #b7078448
 class ThemedFigure:
-    """A figure as inline SVG whose colours are CSS variables; shown by notebooks and by the book.
+    """A figure as inline SVG whose colours are CSS variables; shown by notebooks and by the
+    book.
 
     Args:
         svg: the graphic.
         alt: what it shows, for readers who do not see it.
     """
 
-    def __init__(self, svg: str, alt: str): self.svg, self.alt = svg, alt
-    def _repr_html_(self) -> str: return f'<div class="physattn-figure">{self.svg}</div>'
-    def __repr__(self) -> str: return f"<figure: {self.alt}>"
+    def __init__(self, svg: str, alt: str):
+        self.svg, self.alt = svg, alt
+
+    def _repr_html_(self) -> str:
+        return f'<div class="physattn-figure">{self.svg}</div>'
+
+    def __repr__(self) -> str:
+        return f"<figure: {self.alt}>"
+
 
 def show(fig: plt.Figure, alt: str) -> ThemedFigure:
     """Close a matplotlib figure and return it as a themed SVG; the last expression of a cell.
@@ -61,17 +105,23 @@ def show(fig: plt.Figure, alt: str) -> ThemedFigure:
     Raises:
         ValueError: if `alt` is empty.
     """
-    if not alt.strip(): raise ValueError("alt is empty: say in a sentence what the figure shows")
+    if not alt.strip():
+        raise ValueError("alt is empty: say in a sentence what the figure shows")
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "physattn"}):
         fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(fig)
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg"):]
+    svg = svg[svg.index("<svg") :]
     # A style element inside an inline SVG would apply to the whole page, and ids must be unique in it.
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(
+        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S
+    )
     prefix = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     svg = re.sub("|".join(_VARIABLES), lambda m: _VARIABLES[m[0].lower()], svg, flags=re.I)
-    svg = re.sub(r"<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" style="max-width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt" ', svg, count=1)
+    style = "max-width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt"
+    svg = svg.replace(
+        "<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" style="{style}" ', 1
+    )
     return ThemedFigure(re.sub(r"\s*\n\s*", "\n", svg), alt)

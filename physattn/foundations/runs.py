@@ -23,7 +23,8 @@ from .files import load_tensors, save_tensors
 
 # %% ../../nbs/foundations/05_runs.ipynb #ea938d35
 def generator(seed: int, *names: str | int, device: str = "cpu") -> torch.Generator:
-    """A random generator for the stream `names` of a seed; different names give independent streams.
+    """A random generator for the stream `names` of a seed; different names give independent
+    streams.
 
     Args:
         seed: the seed of the whole run.
@@ -36,11 +37,14 @@ def generator(seed: int, *names: str | int, device: str = "cpu") -> torch.Genera
     digest = hashlib.sha256(repr((int(seed), *names)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
+
 @contextmanager
 def seeded(seed: int, *names: str | int):
-    """Run a `with` block under its own global random state, and put the old one back afterwards.
+    """Run a `with` block under its own global random state, and put the old one back
+    afterwards.
 
-    Layers of torch draw their initial weights from the global generator; this keeps that draw local.
+    Layers of torch draw their initial weights from the global generator; this keeps that draw
+    local.
     """
     with torch.random.fork_rng(devices=[]):
         torch.random.set_rng_state(generator(seed, *names).get_state())
@@ -51,27 +55,39 @@ def _pack(thing: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(thing, torch.Tensor):
         tensors[f"{len(tensors)}"] = thing
         return {"tensor": len(tensors) - 1}
-    if isinstance(thing, dict): return {"dict": [[_pack(k, tensors), _pack(v, tensors)] for k, v in thing.items()]}
-    if isinstance(thing, (list, tuple)): return {type(thing).__name__: [_pack(v, tensors) for v in thing]}
-    if thing is None or isinstance(thing, (bool, int, float, str)): return thing
-    raise TypeError(f"a {type(thing).__name__} in the state of a run cannot be stored: keep numbers, strings, lists, dicts and tensors there")
+    if isinstance(thing, dict):
+        return {"dict": [[_pack(k, tensors), _pack(v, tensors)] for k, v in thing.items()]}
+    if isinstance(thing, (list, tuple)):
+        return {type(thing).__name__: [_pack(v, tensors) for v in thing]}
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    raise TypeError(
+        f"a {type(thing).__name__} in the state of a run cannot be stored: keep numbers, strings, lists, dicts and tensors there"
+    )
+
 
 def _unpack(thing: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if not isinstance(thing, dict): return thing
-    (kind, value), = thing.items()
-    if kind == "tensor": return tensors[f"{value}"]
-    if kind == "dict": return {_unpack(k, tensors): _unpack(v, tensors) for k, v in value}
+    if not isinstance(thing, dict):
+        return thing
+    ((kind, value),) = thing.items()
+    if kind == "tensor":
+        return tensors[f"{value}"]
+    if kind == "dict":
+        return {_unpack(k, tensors): _unpack(v, tensors) for k, v in value}
     return {"list": list, "tuple": tuple}[kind](_unpack(v, tensors) for v in value)
 
 # %% ../../nbs/foundations/05_runs.ipynb #7fd7bca3
 class Run:
-    """A loop over training steps with progress, checkpoints, exact resumption and a guard against NaN.
+    """A loop over training steps with progress, checkpoints, exact resumption and a guard
+    against NaN.
 
-    Iterate over it, and call `log` once a step. Everything that influences later steps must be in `state`.
+    Iterate over it, and call `log` once a step. Everything that influences later steps must be
+    in `state`.
 
     Args:
         total: number of steps.
-        state: by name, what has `state_dict` and `load_state_dict` (modules, optimisers, schedules) and
+        state: by name, what has `state_dict` and `load_state_dict` (modules, optimisers,
+            schedules) and
             the `torch.Generator`s that the loop draws from.
         path: checkpoint file (safetensors); None keeps nothing.
         every: seconds between checkpoints.
@@ -81,24 +97,48 @@ class Run:
         ValueError: on iteration, if the checkpoint is damaged or belongs to another run.
     """
 
-    def __init__(self, total: int, state: dict[str, Any], path: str | Path | None = None, every: float = 30., desc: str = ""):
-        if total < 0: raise ValueError(f"total = {total} steps cannot be run: give 0 or more")
+    def __init__(
+        self,
+        total: int,
+        state: dict[str, Any],
+        path: str | Path | None = None,
+        every: float = 30.0,
+        desc: str = "",
+    ):
+        if total < 0:
+            raise ValueError(f"total = {total} steps cannot be run: give 0 or more")
         self.total, self.state, self.every, self.desc = total, state, every, desc
         self.path = None if path is None else Path(path)
         self.step, self.history, self._bar, self._told_to_end = 0, {}, None, False
 
     def __iter__(self) -> Iterator[int]:
-        if self.path and self.path.exists(): self._resume()
+        if self.path and self.path.exists():
+            self._resume()
         saved = time.monotonic()
-        with self._ending(), tqdm(total=self.total, initial=self.step, desc=self.desc, disable=None, leave=False) as self._bar:
+        with (
+            self._ending(),
+            tqdm(
+                total=self.total,
+                initial=self.step,
+                desc=self.desc,
+                disable=None,
+                leave=False,
+            ) as self._bar,
+        ):
             while self.step < self.total:
                 yield self.step
                 self.step += 1
                 self._bar.update()
-                if self.path and (self._told_to_end or self.step == self.total or time.monotonic() - saved > self.every):
+                due = (
+                    self._told_to_end
+                    or self.step == self.total
+                    or time.monotonic() - saved > self.every
+                )
+                if self.path and due:
                     self.save()
                     saved = time.monotonic()
-                if self._told_to_end: raise SystemExit(128 + signal.SIGTERM)
+                if self._told_to_end:
+                    raise SystemExit(128 + signal.SIGTERM)
 
     def log(self, **metrics: float) -> None:
         """Keep the metrics of this step in `history` and show them.
@@ -109,41 +149,79 @@ class Run:
         for name, value in metrics.items():
             value = float(value)
             if not math.isfinite(value):
-                kept = f"the last good checkpoint is {self.path}" if self.path and self.path.exists() else "no checkpoint was written"
-                raise ArithmeticError(f"{name} = {value} at step {self.step}: lower the learning rate or clip the gradient; {kept}")
+                written = self.path and self.path.exists()
+                kept = (
+                    f"the last good checkpoint is {self.path}"
+                    if written
+                    else "no checkpoint was written"
+                )
+                raise ArithmeticError(
+                    f"{name} = {value} at step {self.step}: lower the learning rate or clip the gradient; {kept}"
+                )
             self.history.setdefault(name, []).append((self.step, value))
-        if self._bar is not None: self._bar.set_postfix({k: f"{v:.3g}" for k, v in metrics.items()}, refresh=False)
+        if self._bar is not None:
+            self._bar.set_postfix(
+                {k: f"{v:.3g}" for k, v in metrics.items()}, refresh=False
+            )
 
     def save(self) -> None:
         """Write the checkpoint now."""
         tensors = {}
-        tree = _pack({name: _state_of(thing) for name, thing in self.state.items()}, tensors)
-        save_tensors(self.path, tensors, {"checkpoint": 1, "step": self.step, "total": self.total, "history": self.history, "state": tree})
+        tree = _pack(
+            {name: _state_of(thing) for name, thing in self.state.items()}, tensors
+        )
+        about = {
+            "checkpoint": 1,
+            "step": self.step,
+            "total": self.total,
+            "history": self.history,
+            "state": tree,
+        }
+        save_tensors(self.path, tensors, about)
 
     def _resume(self) -> None:
         tensors, about = load_tensors(self.path)
         if about.get("checkpoint") != 1:
-            raise ValueError(f"{self.path} is not a checkpoint of this version: delete it, or give another path")
+            raise ValueError(
+                f"{self.path} is not a checkpoint of this version: delete it, or give another path"
+            )
         state = _unpack(about["state"], tensors)
         if set(state) != set(self.state) or about["total"] != self.total:
-            raise ValueError(f"{self.path} is the checkpoint of another run ({about['total']} steps of {', '.join(sorted(state))}): delete it, or give another path")
+            other = f"{about['total']} steps of {', '.join(sorted(state))}"
+            raise ValueError(
+                f"{self.path} is the checkpoint of another run ({other}): delete it, or give another path"
+            )
         try:
             for name, thing in self.state.items():
-                thing.set_state(state[name]) if isinstance(thing, torch.Generator) else thing.load_state_dict(state[name])
+                thing.set_state(state[name]) if isinstance(
+                    thing, torch.Generator
+                ) else thing.load_state_dict(state[name])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ValueError(f"{self.path} does not fit this run ({' '.join(str(error).split())}): delete it, or give another path") from error
+            why = " ".join(str(error).split())
+            raise ValueError(
+                f"{self.path} does not fit this run ({why}): delete it, or give another path"
+            ) from error
         self.step = about["step"]
-        self.history = {name: [tuple(pair) for pair in pairs] for name, pairs in about["history"].items()}
+        self.history = {
+            name: [tuple(pair) for pair in pairs]
+            for name, pairs in about["history"].items()
+        }
 
     @contextmanager
     def _ending(self):
         if self.path is None or threading.current_thread() is not threading.main_thread():
             yield
             return
-        def end(signum, frame): self._told_to_end = True
+
+        def end(signum, frame):
+            self._told_to_end = True
+
         before = signal.signal(signal.SIGTERM, end)
-        try: yield
-        finally: signal.signal(signal.SIGTERM, before)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
 
 def _state_of(thing: Any) -> Any:
     return thing.get_state() if isinstance(thing, torch.Generator) else thing.state_dict()

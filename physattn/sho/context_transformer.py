@@ -228,7 +228,7 @@ def in_context_ablation(seeds: int, steps: int, *, seed: int = 0, folder: Path |
             found[f"{name} seed{i}"] = nmse(model(test.observed[:, :-1]), test.clean[:, 1:])
     return found
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-35
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-37
 def rollout(model: ContextTransformer, tokens: Tensor, steps: int) -> Tensor:
     """Feed a model its own predictions, through a window as long as it can read.
 
@@ -244,7 +244,7 @@ def rollout(model: ContextTransformer, tokens: Tensor, steps: int) -> Tensor:
         tokens = torch.cat([tokens, model(tokens[:, -model.config.length:])[:, -1:]], 1)
     return tokens[:, -steps:]
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-37
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-39
 class GeneratorTransformer(ContextTransformer):
     """A context transformer whose head names an oscillator: at each token it outputs omega0, gamma and a corrected state.
 
@@ -281,7 +281,7 @@ class GeneratorTransformer(ContextTransformer):
         oscillator, state = self.identify(tokens)
         return (oscillator.propagator(steps*self.regime.dt).to(state) @ state[..., None])[..., 0]
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-39
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-41
 def train_generator(regime: Regime, steps: int, ahead: int = 50, tokens: int = 16, batch: int = 256, seed: int = 0, path: Path | None = None) -> GeneratorTransformer:
     """Train a generator head on unrolled predictions: the mean of ln(relative square error + 1e-4), one step ahead and at two random horizons.
 
@@ -311,7 +311,7 @@ def train_generator(regime: Regime, steps: int, ahead: int = 50, tokens: int = 1
     fit(model, loss, steps, rng, path=path, desc=f"generator, seed {seed}")
     return model.requires_grad_(False)
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-41
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-43
 def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float, rounds: int = 1) -> tuple[Oscillator, Tensor]:
     """Gauss-Newton steps from a guess towards the oscillator that fits a context best in the least squares sense.
 
@@ -339,7 +339,7 @@ def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float, rounds: int
     M = maps(omega0, gamma)
     return Oscillator(omega0, gamma), (M[:, -2:] @ start(M))[..., 0]
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-43
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-45
 #: Steps ahead at which long predictions are judged.
 HORIZONS = (1, 5, 10, 20, 50)
 
@@ -354,7 +354,7 @@ def in_context_rollout(seeds: int, steps: int, batch: int, contexts: int, *, see
         found |= {f"{name} seed{i}": value for name, value in far_errors(test, model).items()}
     return found | far_errors(test)
 
-# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-44
+# %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-46
 def far_errors(test: Contexts, model: GeneratorTransformer | None = None, regime: Regime = REGIMES["s6"]) -> dict[str, list[Estimate]]:
     """Median relative error in the energy norm at each of `HORIZONS` after 16 tokens, with bootstrap errors.
 

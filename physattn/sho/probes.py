@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['PENALTIES', 'Algorithm', 'fitted_propagator', 'fitted_trace_and_determinant', 'taylor_propagator', 'lag_matrices',
            'algorithms', 'KnownBlock', 'KnownMechanism', 'probe', 'probe_targets', 'activation', 'stream_sites',
-           'quadratic_features', 'control_targets', 'probe_gap', 'trained']
+           'quadratic_features', 'control_targets', 'take', 'probe_gap', 'trained']
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-04
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 
 import torch
@@ -269,7 +269,12 @@ def control_targets(tokens: Tensor, targets: Tensor, sectors: int = 16, seed: in
     return labels[sector]
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-33
-def probe_gap(model: Model, contexts: Contexts, untrained: Sequence[Model], seed: int = 0) -> dict[str, dict[str, float]]:
+def take(contexts: Contexts, rows: Tensor | slice) -> Contexts:
+    """Some of the contexts, chosen as from a tensor."""
+    return Contexts(*(getattr(contexts, field.name)[rows] for field in fields(contexts)))
+
+def probe_gap(model: Model, contexts: Contexts, untrained: Sequence[Model], seed: int = 0,
+              shortest: float = 0.1) -> dict[str, dict[str, float]]:
     """Held-out R^2 of probes at the best site of the stream, with everything that has to be subtracted.
 
     Args:
@@ -277,11 +282,13 @@ def probe_gap(model: Model, contexts: Contexts, untrained: Sequence[Model], seed
         contexts: at least a few thousand; the last token of each is the one to be predicted.
         untrained: networks of the same architecture.
         seed: of splits and control labels.
+        shortest: contexts with a shorter first token are left out.
 
     Returns:
         For each of `probe_targets` the scores `trained`, `untrained` (mean), `quadratic`, `scaled quadratic` and `control`, and the
         differences `gap to untrained`, `gap to quadratic`, `gap to scaled quadratic` and `selectivity`.
     """
+    contexts = take(contexts, contexts.observed[:, 0].norm(dim=-1) > shortest)
     tokens, scores = contexts.observed[:, :-1], {}
     streams = [{site: activation(net, tokens, site) for site in stream_sites(net)} for net in (model, *untrained)]
     rivals = {"quadratic": quadratic_features(tokens, False), "scaled quadratic": quadratic_features(tokens, True)}
@@ -289,7 +296,8 @@ def probe_gap(model: Model, contexts: Contexts, untrained: Sequence[Model], seed
         held_out, best = zip(*(_best_site(stream, y, seed) for stream in streams))
         others = {"untrained": sum(held_out[1:])/len(untrained)}
         others |= {rival: float(probe(x, y, seed)[0].mean()) for rival, x in rivals.items()}
-        control = float(probe(streams[0][best[0]], control_targets(tokens, y, seed=seed), seed)[0].mean())
+        labels = torch.cat([control_targets(tokens, y, seed=seed + i) for i in range(5)], 1)
+        control = float(probe(streams[0][best[0]], labels, seed)[0].mean())
         gaps = {f"gap to {other}": held_out[0] - score for other, score in others.items()}
         scores[name] = {"trained": held_out[0], **others, "control": control, **gaps}
         scores[name]["selectivity"] = held_out[0] - control
