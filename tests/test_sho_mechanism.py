@@ -45,7 +45,7 @@ def test_machines_are_causal(machines, contexts):
     for machine in machines.values(): assert torch.allclose(machine(tokens)[:, 4], machine(tokens[:, :5])[:, -1], atol=1e-5)
 
 def test_machines_predict_as_their_algorithm(machines, contexts):
-    tokens, M = contexts.observed[:, :-1], contexts.propagators
+    tokens = contexts.observed[:, :-1]
     ar = autoregression(REGIME, REGIME.length).predict(tokens)
     assert torch.allclose(predict(machines[AUTOREGRESSION], tokens).double(), ar, atol=1e-4)
     for name in (IDENTIFY, CAYLEY): assert 1 - explained(contexts.clean[:, -1], predict(machines[name], tokens)) < 2e-3

@@ -23,15 +23,17 @@ from ..foundations.estimates import Estimate, bootstrap
 from ..foundations.experiments import experiment, recall
 from ..foundations.models import HookPoint, Model
 from ..foundations.runs import Run, generator, seeded
-from .in_context import REGIMES, Contexts, Regime, autoregression, energy_norm_error, least_squares, nmse, posterior
+from .in_context import (REGIMES, Contexts, Regime, autoregression,
+                                     energy_norm_error, least_squares, nmse, posterior)
 from .oscillator import Oscillator
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-09
 class ContextTransformer(Model):
     """A small transformer that reads tokens (x, p) and predicts, at each, the next one.
 
-    Tokens are divided by the length of the first one, and predictions multiplied by it: the model commutes with a change of scale, as the oscillator does. Hook points
-    beyond those of the blocks: `hook_embed` and `hook_pos_embed`.
+    Tokens are divided by the length of the first one, and predictions multiplied by it: the
+    model commutes with a change of scale, as the oscillator does. Hook points beyond those of
+    the blocks: `hook_embed` and `hook_pos_embed`.
 
     Args:
         config: see `Config`.
@@ -40,7 +42,10 @@ class ContextTransformer(Model):
 
     @dataclass(frozen=True)
     class Config:
-        """Sizes: `length` is the most tokens it can read; d_mlp = 0 leaves out the MLP; causal = False lets tokens see the future."""
+        """Sizes, the most tokens it can read (`length`), and whether the past is all it sees.
+
+        d_mlp = 0 leaves out the MLPs.
+        """
         d_model: int = 32
         n_heads: int = 4
         n_layers: int = 2
@@ -53,7 +58,9 @@ class ContextTransformer(Model):
         with seeded(seed, "weights"):
             self.embed = nn.Linear(2, config.d_model)
             self.pos_embed = nn.Parameter(torch.randn(config.length, config.d_model)/2)
-            self.blocks = nn.ModuleList(Block(config.d_model, config.n_heads, config.d_mlp, causal=config.causal) for _ in range(config.n_layers))
+            self.blocks = nn.ModuleList(
+                Block(config.d_model, config.n_heads, config.d_mlp, causal=config.causal)
+                for _ in range(config.n_layers))
             self.unembed = nn.Linear(config.d_model, 2)
         self.hook_embed, self.hook_pos_embed = HookPoint(), HookPoint()
 
@@ -69,27 +76,32 @@ class ContextTransformer(Model):
         Raises:
             ValueError: if there are more tokens than positions.
         """
-        if tokens.shape[1] > self.config.length: raise ValueError(f"{tokens.shape[1]} tokens do not fit into length = {self.config.length}: pass the last {self.config.length}")
+        if tokens.shape[1] > self.config.length:
+            raise ValueError(f"{tokens.shape[1]} tokens do not fit into length = "
+                             f"{self.config.length}: pass the last {self.config.length}")
         scale = tokens[:, :1].norm(dim=-1, keepdim=True).clamp(min=1e-30)
         return self.unembed(self.residual(tokens/scale))*scale
 
     def residual(self, tokens: Tensor) -> Tensor:
-        """The residual stream after the last block, shape (batch, n, d_model), for tokens of unit scale."""
-        x = self.hook_embed(self.embed(tokens)) + self.hook_pos_embed(self.pos_embed[:tokens.shape[1]])
+        """The residual stream after the last block, shape (batch, n, d_model)."""
+        positions = self.pos_embed[:tokens.shape[1]]
+        x = self.hook_embed(self.embed(tokens)) + self.hook_pos_embed(positions)
         for block in self.blocks: x = block(x)
         return x
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-14
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal: all singular values of a step are about 1 (Jordan et al., 2024).
+    """Momentum whose update is made orthogonal (Jordan et al., 2024).
 
     Args:
-        params: weights whose last two axes are those of a matrix; leading axes (heads) are matrices of their own.
+        params: weights whose last two axes are those of a matrix; leading axes (heads) are
+            matrices of their own.
         lr: step length.
         momentum: decay of the averaged gradient.
     """
 
-    def __init__(self, params, lr: float = 0.02, momentum: float = 0.95): super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(self, params, lr: float = 0.02, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -99,11 +111,12 @@ class Muon(torch.optim.Optimizer):
                 average = self.state[p].setdefault("average", torch.zeros_like(p))
                 average.lerp_(p.grad, 1 - group["momentum"])
                 aspect = max(1., p.shape[-2]/p.shape[-1])
-                p.add_(orthogonalize(p.grad.lerp(average, group["momentum"])), alpha=-group["lr"]*math.sqrt(aspect))
+                update = orthogonalize(p.grad.lerp(average, group["momentum"]))
+                p.add_(update, alpha=-group["lr"]*math.sqrt(aspect))
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-15
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Push the singular values of matrices towards 1 by five steps of an odd quintic polynomial (Jordan et al., 2024).
+    """Push singular values towards 1 by an odd quintic polynomial (Jordan et al., 2024).
 
     Args:
         matrix: shape (..., rows, columns).
@@ -120,8 +133,11 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     return X.mT if tall else X
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-17
-def fit(model: Model, loss: Callable[[int], Tensor], steps: int, rng: torch.Generator, lr: float = 0.02, path: Path | None = None, desc: str = "") -> Run:
-    """Minimise a loss: Muon for the matrices of the blocks, Adam for the rest, a warm-up of 100 steps and half a cosine.
+def fit(model: Model, loss: Callable[[int], Tensor], steps: int, rng: torch.Generator,
+        lr: float = 0.02, path: Path | None = None, desc: str = "") -> Run:
+    """Minimise a loss: Muon for the matrices of the blocks, Adam for the rest.
+
+    The step length warms up over 100 steps and then follows half a cosine.
 
     Args:
         model: is trained in place; its matrices are the `W_...` of `model.blocks`.
@@ -137,12 +153,13 @@ def fit(model: Model, loss: Callable[[int], Tensor], steps: int, rng: torch.Gene
     """
     matrices = [p for name, p in model.blocks.named_parameters() if ".W_" in name]
     rest = [p for p in model.parameters() if all(p is not q for q in matrices)]
-    optimizers = {"muon": Muon(matrices, lr), "adam": torch.optim.AdamW(rest, 0.15*lr, betas=(0.9, 0.99), weight_decay=0.)}
+    adam = torch.optim.AdamW(rest, 0.15*lr, betas=(0.9, 0.99), weight_decay=0.)
+    optimizers = {"muon": Muon(matrices, lr), "adam": adam}
     peaks = {name: opt.param_groups[0]["lr"] for name, opt in optimizers.items()}
     run = Run(steps, {"model": model, "rng": rng, **optimizers}, path, desc=desc)
     for step in run:
-        for name, opt in optimizers.items():
-            opt.param_groups[0]["lr"] = peaks[name]*min(1., (step + 1)/100)*(1 + math.cos(math.pi*step/steps))/2
+        schedule = min(1., (step + 1)/100)*(1 + math.cos(math.pi*step/steps))/2
+        for name, opt in optimizers.items(): opt.param_groups[0]["lr"] = peaks[name]*schedule
         value = loss(step)
         model.zero_grad()
         value.backward()
@@ -152,8 +169,9 @@ def fit(model: Model, loss: Callable[[int], Tensor], steps: int, rng: torch.Gene
     return run
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-18
-def train(regime: Regime, config: ContextTransformer.Config, steps: int, batch: int = 256, seed: int = 0, path: Path | None = None) -> ContextTransformer:
-    """Train on fresh contexts of a regime: mean square error of the next observed token, at all positions.
+def train(regime: Regime, config: ContextTransformer.Config, steps: int, batch: int = 256,
+          seed: int = 0, path: Path | None = None) -> ContextTransformer:
+    """Train on fresh contexts of a regime: mean square error of the next observed token.
 
     Args:
         regime: where the contexts come from; it sets the number of tokens.
@@ -171,22 +189,27 @@ def train(regime: Regime, config: ContextTransformer.Config, steps: int, batch: 
     return model.requires_grad_(False)
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-22
-@experiment("sho/in-context", quick=dict(seeds=1, steps=300, batch=128, contexts=256), full=dict(seeds=5, steps=10_000, batch=256, contexts=4096))
-def in_context(seeds: int, steps: int, batch: int, contexts: int, *, seed: int = 0, folder: Path | None = None) -> dict:
-    """Train small transformers in the S6 regime and measure them against AR, least squares and Bayes."""
+@experiment("sho/in-context", quick=dict(seeds=1, steps=300, batch=128, contexts=256),
+            full=dict(seeds=5, steps=10_000, batch=256, contexts=4096))
+def in_context(seeds: int, steps: int, batch: int, contexts: int, *, seed: int = 0,
+               folder: Path | None = None) -> dict:
+    """Train small transformers in S6; measure them against AR, least squares and Bayes."""
     regime, found = REGIMES["s6"], {}
     test = regime.sample(contexts, generator(seed, "test"))
     for i in range(seeds):
-        model = train(regime, ContextTransformer.Config(), steps, batch, seed + i, folder and folder/f"seed{i}.safetensors")
+        path = folder and folder/f"seed{i}.safetensors"
+        model = train(regime, ContextTransformer.Config(), steps, batch, seed + i, path)
         found |= {f"seed{i}/{name}": weight for name, weight in model.state_dict().items()}
         found[f"nmse seed{i}"] = nmse(model(test.observed[:, :-1]), test.clean[:, 1:])
     values = np.stack([found[f"nmse seed{i}"].value for i in range(seeds)])
     error = values.std(0, ddof=1)/math.sqrt(seeds) if seeds > 1 else found["nmse seed0"].error
-    return found | {"nmse": Estimate(values.mean(0), error, seeds), "parameters": sum(p.numel() for p in model.parameters())} | references(test, regime)
+    found["nmse"] = Estimate(values.mean(0), error, seeds)
+    found["parameters"] = sum(p.numel() for p in model.parameters())
+    return found | references(test, regime)
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-23
 def references(test: Contexts, regime: Regime) -> dict[str, Estimate]:
-    """What other predictors reach on the same contexts, for each token from 1 (Bayes, AR) or 3 (least squares) on.
+    """What other predictors reach, for each token from 1 (Bayes, AR) or 3 (least squares) on.
 
     Args:
         test: contexts.
@@ -197,9 +220,16 @@ def references(test: Contexts, regime: Regime) -> dict[str, Estimate]:
         past, target = test.observed[:, :k], test.clean[:, k]
         bayes.append(nmse(posterior(past, regime).predict(), target))
         ar.append(nmse(autoregression(regime, k).predict(past), target))
-        if k >= 3: squares.append(nmse((least_squares(past) @ past[:, -1].double()[..., None])[..., 0], target))
-    join = lambda es: Estimate(np.array([e.value for e in es]), np.array([e.error for e in es]), es[0].n)
-    return {"nmse Bayes": join(bayes), "nmse AR": join(ar), "nmse least squares": join(squares)}
+        if k >= 3:
+            last = past[:, -1].double()[..., None]
+            squares.append(nmse((least_squares(past) @ last)[..., 0], target))
+    return {"nmse Bayes": _joined(bayes), "nmse AR": _joined(ar),
+            "nmse least squares": _joined(squares)}
+
+def _joined(estimates: list[Estimate]) -> Estimate:
+    value = np.array([estimate.value for estimate in estimates])
+    error = np.array([estimate.error for estimate in estimates])
+    return Estimate(value, error, estimates[0].n)
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-24
 def trained(index: int = 0) -> ContextTransformer:
@@ -216,15 +246,18 @@ def trained(index: int = 0) -> ContextTransformer:
 #: What `sho/in-context-ablation` takes away, by name.
 ABLATIONS = {"attention only": dict(d_mlp=0), "one block": dict(n_layers=1)}
 
-@experiment("sho/in-context-ablation", quick=dict(seeds=1, steps=100), full=dict(seeds=2, steps=3000))
-def in_context_ablation(seeds: int, steps: int, *, seed: int = 0, folder: Path | None = None) -> dict:
+@experiment("sho/in-context-ablation", quick=dict(seeds=1, steps=100),
+            full=dict(seeds=2, steps=3000))
+def in_context_ablation(seeds: int, steps: int, *, seed: int = 0,
+                        folder: Path | None = None) -> dict:
     """Train the in-context transformer without its MLPs, and with one block instead of two."""
     regime, found = REGIMES["s6"], {}
     test = regime.sample(4096, generator(seed, "test"))
     for name, options in ABLATIONS.items():
         for i in range(seeds):
             path = folder and folder/f"{name.replace(' ', '-')}{i}.safetensors"
-            model = train(regime, ContextTransformer.Config(**options), steps, seed=seed + i, path=path)
+            model = train(regime, ContextTransformer.Config(**options), steps, seed=seed + i,
+                          path=path)
             found[f"{name} seed{i}"] = nmse(model(test.observed[:, :-1]), test.clean[:, 1:])
     return found
 
@@ -246,17 +279,20 @@ def rollout(model: ContextTransformer, tokens: Tensor, steps: int) -> Tensor:
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-39
 class GeneratorTransformer(ContextTransformer):
-    """A context transformer whose head names an oscillator: at each token it outputs omega0, gamma and a corrected state.
+    """A context transformer whose head names an oscillator.
 
-    What it predicts, one step ahead or fifty, is that state propagated exactly: identify, then propagate, by construction.
+    At each token it outputs omega0, gamma and a corrected state. What it predicts, one step
+    ahead or fifty, is that state propagated exactly: identify, then propagate, by construction.
 
     Args:
         config: see `ContextTransformer.Config`.
         seed: seed of the initial weights.
-        regime: where its contexts come from: omega0 and gamma are kept below 1.2 times the largest of the regime, and dt is that of the regime.
+        regime: where its contexts come from: omega0 and gamma are kept below 1.2 times the
+            largest of the regime, and dt is that of the regime.
     """
 
-    def __init__(self, config: ContextTransformer.Config = ContextTransformer.Config(length=16), seed: int = 0, regime: Regime = REGIMES["s6"]):
+    def __init__(self, config: ContextTransformer.Config = ContextTransformer.Config(length=16),
+                 seed: int = 0, regime: Regime = REGIMES["s6"]):
         super().__init__(config, seed)
         self.regime = regime
         with seeded(seed, "head"): self.unembed = nn.Linear(config.d_model, 4)
@@ -272,20 +308,26 @@ class GeneratorTransformer(ContextTransformer):
         """
         scale = tokens[:, :1].norm(dim=-1, keepdim=True).clamp(min=1e-30)
         omega0, gamma, dx, dp = self.unembed(self.residual(tokens/scale)).unbind(-1)
-        highest = [1.2*self.regime.omega0[1], 1.2*self.regime.gamma[1]]
-        return (Oscillator(highest[0]*omega0.double().sigmoid(), highest[1]*gamma.double().sigmoid()),
-                tokens + 0.1*scale*torch.stack([dx, dp], -1))
+        omega0 = 1.2*self.regime.omega0[1]*omega0.double().sigmoid()
+        gamma = 1.2*self.regime.gamma[1]*gamma.double().sigmoid()
+        return (Oscillator(omega0, gamma), tokens + 0.1*scale*torch.stack([dx, dp], -1))
 
     def forward(self, tokens: Tensor, steps: int = 1) -> Tensor:
         """Predict `steps` ahead of every token, shape (batch, n, 2)."""
         oscillator, state = self.identify(tokens)
-        return (oscillator.propagator(steps*self.regime.dt).to(state) @ state[..., None])[..., 0]
+        ahead = oscillator.propagator(steps*self.regime.dt).to(state)
+        return (ahead @ state[..., None])[..., 0]
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-41
-def train_generator(regime: Regime, steps: int, ahead: int = 50, tokens: int = 16, batch: int = 256, seed: int = 0, path: Path | None = None) -> GeneratorTransformer:
-    """Train a generator head on unrolled predictions: the mean of ln(relative square error + 1e-4), one step ahead and at two random horizons.
+def train_generator(regime: Regime, steps: int, ahead: int = 50, tokens: int = 16,
+                    batch: int = 256, seed: int = 0,
+                    path: Path | None = None) -> GeneratorTransformer:
+    """Train a generator head on unrolled predictions, one step ahead and at two random
+    horizons.
 
-    Horizons are drawn log-uniformly up to a limit that grows from 1 to `ahead` in the first 70 % of the training. Targets are clean states: the simulator is at hand.
+    The loss is the mean of ln(relative square error + 1e-4). Horizons are drawn log-uniformly
+    up to a limit that grows from 1 to `ahead` in the first 70 % of the training. Targets are
+    clean states: the simulator is at hand.
 
     Args:
         regime: where the contexts come from; its length is replaced.
@@ -304,16 +346,19 @@ def train_generator(regime: Regime, steps: int, ahead: int = 50, tokens: int = 1
         oscillator, state = model.identify(contexts.observed[:, :tokens])
         total = 0.
         for h in horizons:
-            prediction = (oscillator.propagator(h*regime.dt).to(state) @ state[..., None])[:, 2:, :, 0]
+            M = oscillator.propagator(h*regime.dt).to(state)
+            prediction = (M @ state[..., None])[..., 0]
             truth = contexts.clean[:, 2 + h:tokens + h]
-            total = total + ((prediction - truth).square().sum(-1)/truth.square().sum(-1) + 1e-4).log().mean()
+            missed = (prediction[:, 2:] - truth).square().sum(-1)/truth.square().sum(-1)
+            total = total + (missed + 1e-4).log().mean()
         return total/len(horizons)
     fit(model, loss, steps, rng, path=path, desc=f"generator, seed {seed}")
     return model.requires_grad_(False)
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-43
-def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float, rounds: int = 1) -> tuple[Oscillator, Tensor]:
-    """Gauss-Newton steps from a guess towards the oscillator that fits a context best in the least squares sense.
+def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float,
+           rounds: int = 1) -> tuple[Oscillator, Tensor]:
+    """Gauss-Newton steps from a guess towards the oscillator that fits a context best.
 
     Args:
         tokens: contexts, shape (n, k, 2).
@@ -327,15 +372,18 @@ def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float, rounds: int
     """
     tokens, omega0, gamma, h = tokens.double(), omega0.double(), gamma.double(), 1e-5
     times = dt*torch.arange(tokens.shape[1], dtype=torch.float64)
-    def maps(omega0: Tensor, gamma: Tensor) -> Tensor: return Oscillator(omega0[:, None], gamma[:, None]).propagator(times).flatten(1, 2)
-    def start(M: Tensor) -> Tensor: return torch.linalg.lstsq(M, tokens.flatten(1)[..., None]).solution
+    observed = tokens.flatten(1)[..., None]
+    def maps(omega0: Tensor, gamma: Tensor) -> Tensor:
+        return Oscillator(omega0[:, None], gamma[:, None]).propagator(times).flatten(1, 2)
+    def start(M: Tensor) -> Tensor: return torch.linalg.lstsq(M, observed).solution
     for _ in range(rounds):
         M = maps(omega0, gamma)
         state = start(M)
         slopes = [(maps(omega0 + h*a, gamma + h*b) - M) @ state/h for a, b in ((1, 0), (0, 1))]
-        residual = tokens.flatten(1)[..., None] - M @ state
-        step = torch.linalg.lstsq(torch.cat([*slopes, M], -1), residual).solution[:, :2, 0].clamp(-0.1, 0.1)
-        omega0, gamma = (omega0 + step[:, 0]).clamp(min=1e-3), (gamma + step[:, 1]).clamp(min=0.)
+        step = torch.linalg.lstsq(torch.cat([*slopes, M], -1), observed - M @ state).solution
+        step = step[..., 0].clamp(-0.1, 0.1)
+        omega0 = (omega0 + step[:, 0]).clamp(min=1e-3)
+        gamma = (gamma + step[:, 1]).clamp(min=0.)
     M = maps(omega0, gamma)
     return Oscillator(omega0, gamma), (M[:, -2:] @ start(M))[..., 0]
 
@@ -343,20 +391,24 @@ def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float, rounds: int
 #: Steps ahead at which long predictions are judged.
 HORIZONS = (1, 5, 10, 20, 50)
 
-@experiment("sho/in-context-rollout", quick=dict(seeds=1, steps=100, batch=64, contexts=100), full=dict(seeds=2, steps=6000, batch=256, contexts=1000))
-def in_context_rollout(seeds: int, steps: int, batch: int, contexts: int, *, seed: int = 0, folder: Path | None = None) -> dict:
-    """Train generator heads on unrolled predictions and measure how far they, least squares and Bayes see ahead."""
+@experiment("sho/in-context-rollout", quick=dict(seeds=1, steps=100, batch=64, contexts=100),
+            full=dict(seeds=2, steps=6000, batch=256, contexts=1000))
+def in_context_rollout(seeds: int, steps: int, batch: int, contexts: int, *, seed: int = 0,
+                       folder: Path | None = None) -> dict:
+    """Train generator heads; measure how far they, least squares and Bayes see ahead."""
     found, regime = {}, REGIMES["s6"]
     test = replace(regime, length=15 + HORIZONS[-1]).sample(contexts, generator(seed, "far"))
     for i in range(seeds):
-        model = train_generator(regime, steps, batch=batch, seed=seed + i, path=folder and folder/f"generator{i}.safetensors")
+        path = folder and folder/f"generator{i}.safetensors"
+        model = train_generator(regime, steps, batch=batch, seed=seed + i, path=path)
         found |= {f"seed{i}/{name}": weight for name, weight in model.state_dict().items()}
         found |= {f"{name} seed{i}": value for name, value in far_errors(test, model).items()}
     return found | far_errors(test)
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-46
-def far_errors(test: Contexts, model: GeneratorTransformer | None = None, regime: Regime = REGIMES["s6"]) -> dict[str, list[Estimate]]:
-    """Median relative error in the energy norm at each of `HORIZONS` after 16 tokens, with bootstrap errors.
+def far_errors(test: Contexts, model: GeneratorTransformer | None = None,
+               regime: Regime = REGIMES["s6"]) -> dict[str, list[Estimate]]:
+    """Median relative error in the energy norm at each of `HORIZONS` after 16 tokens.
 
     Args:
         test: contexts of at least 16 + 50 tokens.
@@ -364,21 +416,31 @@ def far_errors(test: Contexts, model: GeneratorTransformer | None = None, regime
         regime: where the contexts come from.
 
     Returns:
-        Lists of estimates by predictor: the head, alone and after one Gauss-Newton step; or least squares likewise, the centre of the prior as a starting point,
-        and the posterior mean.
+        Lists of estimates by predictor: the head, alone and after one Gauss-Newton step; or
+        least squares likewise, the centre of the prior as a starting point, and the posterior
+        mean.
     """
     seen = test.observed[:, :16]
-    def medians(predict): return [bootstrap(energy_norm_error(predict(h), test, 15 + h).numpy(), np.median) for h in HORIZONS]
-    def ahead(oscillator, state): return medians(lambda h: (oscillator.propagator(h*regime.dt) @ state.double()[..., None])[..., 0])
+    def medians(predict: Callable[[int], Tensor]) -> list[Estimate]:
+        errors = [energy_norm_error(predict(h), test, 15 + h).numpy() for h in HORIZONS]
+        return [bootstrap(error, np.median) for error in errors]
+    def ahead(oscillator: Oscillator, state: Tensor) -> list[Estimate]:
+        column = state.double()[..., None]
+        return medians(lambda h: (oscillator.propagator(h*regime.dt) @ column)[..., 0])
     if model is not None:
         oscillator, state = model.identify(seen)
         guess = oscillator.omega0[:, -1], oscillator.gamma[:, -1]
-        return {"head": ahead(Oscillator(*guess), state[:, -1]), "head, one Newton step": ahead(*polish(seen, *guess, regime.dt))}
+        return {"head": ahead(Oscillator(*guess), state[:, -1]),
+                "head, one Newton step": ahead(*polish(seen, *guess, regime.dt))}
     M = least_squares(seen)
     last, bayes = seen[:, -1].double()[..., None], posterior(seen, regime)
     decay = torch.linalg.det(M).clamp(1e-3, 1.).log()/(-2*regime.dt)
-    turn = torch.acos((M.diagonal(dim1=-2, dim2=-1).sum(-1)/2*(decay*regime.dt).exp()).clamp(-1, 1))/regime.dt
+    cosine = (M[:, 0, 0] + M[:, 1, 1])/2*(decay*regime.dt).exp()
+    omega0 = (decay**2 + (cosine.clamp(-1, 1).acos()/regime.dt)**2).sqrt()
     centre = [torch.full_like(decay, sum(limits)/2) for limits in (regime.omega0, regime.gamma)]
-    return {"least squares": medians(lambda h: (torch.linalg.matrix_power(M, h) @ last)[..., 0]),
-            "least squares, one Newton step": ahead(*polish(seen, (turn**2 + decay**2).sqrt(), decay, regime.dt)),
-            "centre of the prior, six Newton steps": ahead(*polish(seen, *centre, regime.dt, rounds=6)), "Bayes": medians(bayes.predict)}
+    def power(h: int) -> Tensor: return (torch.linalg.matrix_power(M, h) @ last)[..., 0]
+    return {"least squares": medians(power),
+            "least squares, one Newton step": ahead(*polish(seen, omega0, decay, regime.dt)),
+            "centre of the prior, six Newton steps": ahead(
+                *polish(seen, *centre, regime.dt, rounds=6)),
+            "Bayes": medians(bayes.predict)}

@@ -47,12 +47,15 @@ class Contexts:
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-10
 @dataclass(frozen=True)
 class Regime:
-    """A prior over oscillators, and how they are looked at: initial states are drawn from N(0, 1) in x and in p.
+    """A prior over oscillators, and how they are looked at.
+
+    Initial states are drawn from N(0, 1) in x and in p.
 
     Args:
         omega0: lowest and highest natural frequency, drawn uniformly between them (rad/s).
         gamma: lowest and highest damping rate, likewise (1/s).
-        dt: time between two tokens (s); None draws it for each oscillator uniformly from one period 2 pi/omega0.
+        dt: time between two tokens (s); None draws it for each oscillator uniformly from one
+            period 2 pi/omega0.
         noise: standard deviation of the noise on x and on p of each token.
         length: how many tokens follow the first.
 
@@ -68,11 +71,14 @@ class Regime:
     def __post_init__(self):
         for name in ("omega0", "gamma"):
             low, high = getattr(self, name)
-            if not 0 <= low <= high: raise ValueError(f"{name} = ({low}, {high}) is no range: give 0 <= low <= high")
+            if not 0 <= low <= high:
+                raise ValueError(f"{name} = ({low}, {high}) is no range: give 0 <= low <= high")
         for name in ("noise", "length"):
-            if getattr(self, name) < 0: raise ValueError(f"{name} = {getattr(self, name)} is negative: give 0 or more")
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)} is negative: give 0 or more")
 
-    def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Contexts:
+    def sample(self, n: int, generator: torch.Generator,
+               dtype: torch.dtype = torch.float32) -> Contexts:
         """Draw `n` oscillators, start each somewhere, and watch.
 
         Args:
@@ -80,29 +86,38 @@ class Regime:
             generator: source of randomness.
             dtype: of the tensors that come back; everything is computed in float64.
         """
-        def uniform(low, high): return low + (high - low)*torch.rand(n, generator=generator, dtype=torch.float64)
+        def uniform(low, high):
+            return low + (high - low)*torch.rand(n, generator=generator, dtype=torch.float64)
         omega0, gamma = uniform(*self.omega0), uniform(*self.gamma)
-        dt = uniform(0., 2*math.pi)/omega0 if self.dt is None else torch.full_like(omega0, self.dt)
+        dt = torch.full_like(omega0, self.dt or 0.)
+        if self.dt is None: dt = uniform(0., 2*math.pi)/omega0
         oscillator = Oscillator(omega0, gamma)
-        clean = oscillator.trajectory(torch.randn(n, 2, generator=generator, dtype=torch.float64), dt, self.length)
-        observed = clean + self.noise*torch.randn(clean.shape, generator=generator, dtype=torch.float64)
-        return Contexts(*(t.to(dtype) for t in (observed, clean, omega0, gamma, dt, oscillator.propagator(dt))))
+        def normal(*shape): return torch.randn(shape, generator=generator, dtype=torch.float64)
+        clean = oscillator.trajectory(normal(n, 2), dt, self.length)
+        observed = clean + self.noise*normal(*clean.shape)
+        tensors = observed, clean, omega0, gamma, dt, oscillator.propagator(dt)
+        return Contexts(*(t.to(dtype) for t in tensors))
 
     def quadrature(self, points: int = 200) -> tuple[Oscillator, Tensor, Tensor]:
-        """Gauss-Legendre nodes over the prior, so that averages over oscillators need no samples.
+        """Gauss-Legendre nodes over the prior: averages over oscillators need no samples.
 
         Args:
-            points: nodes for omega0; a tenth as many serve gamma, and as many phases omega0 dt where dt is drawn.
+            points: nodes for omega0; a tenth as many serve gamma, and as many phases omega0 dt
+                where dt is drawn.
 
         Returns:
-            The oscillators, their dt and their weights (which add up to 1), each of shape (nodes,).
+            The oscillators, their dt and their weights (which add up to 1), each of shape
+            (nodes,).
         """
         omega0, w = _gauss(*self.omega0, points)
         gamma, v = _gauss(*self.gamma, 1 if self.gamma[0] == self.gamma[1] else points//10)
-        phase, u = (torch.zeros(1), torch.ones(1)) if self.dt is not None else (2*math.pi*(torch.arange(points) + 0.5)/points, torch.full((points,), 1/points))
-        omega0, gamma, phase = (t.flatten() for t in torch.meshgrid(omega0, gamma, phase.double(), indexing="ij"))
-        weights = torch.einsum("i,j,k->ijk", w, v, u.double()).flatten()
-        return Oscillator(omega0, gamma), phase/omega0 if self.dt is None else torch.full_like(omega0, self.dt), weights
+        phases = points if self.dt is None else 1
+        phase = 2*math.pi*(torch.arange(phases, dtype=torch.float64) + 0.5)/phases
+        nodes = torch.cartesian_prod(omega0, gamma, phase)
+        omega0, gamma, phase = nodes.unbind(-1)
+        weights = torch.einsum("i,j->ij", w, v).flatten().repeat_interleave(phases)/phases
+        dt = phase/omega0 if self.dt is None else torch.full_like(omega0, self.dt)
+        return Oscillator(omega0, gamma), dt, weights
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-11
 def _gauss(low: float, high: float, points: int) -> tuple[Tensor, Tensor]:
@@ -113,18 +128,19 @@ def _gauss(low: float, high: float, points: int) -> tuple[Tensor, Tensor]:
 #: Three settings: the follow-up's, the one where the null fails, and that of Kantamneni et al.
 REGIMES = {"follow-up": Regime(omega0=(1., 4.), gamma=(0.1, 0.1), dt=0.1, noise=0., length=40),
            "s6": Regime(omega0=(0.2, 3.), gamma=(0., 0.3), dt=1., noise=0.01, length=8),
-           "kantamneni": Regime(omega0=(math.pi/2, math.pi), gamma=(0., 0.), dt=None, noise=0., length=64)}
+           "kantamneni": Regime((math.pi/2, math.pi), (0., 0.), dt=None, noise=0., length=64)}
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-16
 def nmse(prediction: Tensor, target: Tensor) -> Estimate:
-    """Normalised mean square error, sum |prediction - target|^2 / sum |target|^2 over contexts, for each token.
+    """Normalised mean square error: sum |prediction - target|^2 / sum |target|^2 over contexts.
 
     Args:
         prediction: shape (n, ..., 2).
         target: same shape.
 
     Returns:
-        Estimate with value and standard error of shape (...): the error is that of a ratio of two means over n contexts.
+        Estimate with value and standard error of shape (...): the error is that of a ratio of
+        two means over n contexts.
     """
     missed, power = ((t.double()**2).sum(-1) for t in (prediction - target, target))
     value = missed.mean(0)/power.mean(0)
@@ -137,7 +153,8 @@ class Autoregression:
     """The best fixed linear predictor of token k from tokens 0 to k - 1 of a regime.
 
     Args:
-        coefficients: shape (k * c, c) for c observed components; the prediction is the row of past tokens times this.
+        coefficients: shape (k * c, c) for c observed components; the prediction is the row of
+            past tokens times this.
         components: which of x (0) and p (1) it sees and predicts.
         nmse: its exact normalised mean square error on the clean token k.
     """
@@ -150,11 +167,14 @@ class Autoregression:
         return tokens[..., self.components].flatten(1).to(self.coefficients) @ self.coefficients
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-19
-def autoregression(regime: Regime, k: int, components: tuple[int, ...] = (0, 1), points: int = 200) -> Autoregression:
-    """Fit AR(k) to the prior itself: least squares over quadrature nodes, solved by a singular value decomposition.
+def autoregression(regime: Regime, k: int, components: tuple[int, ...] = (0, 1),
+                   points: int = 200) -> Autoregression:
+    """Fit AR(k) to the prior itself: least squares over quadrature nodes.
 
-    The rows of the least squares problem are square roots of quadrature weights times trajectories from x0 = 1 and from p0 = 1; noise adds rows
-    noise * identity. The normal equations are never formed: the error is faithful down to about (1e-16 times the largest coefficient)^2.
+    The rows of the problem are square roots of quadrature weights times trajectories from x0 = 1
+    and from p0 = 1; noise adds rows noise * identity. It is solved by a singular value
+    decomposition, the normal equations are never formed, and the error is faithful down to about
+    (1e-16 times the largest coefficient)^2.
 
     Args:
         regime: prior, time step, noise.
@@ -167,17 +187,22 @@ def autoregression(regime: Regime, k: int, components: tuple[int, ...] = (0, 1),
     """
     if k < 1: raise ValueError(f"k = {k} tokens say nothing: give k >= 1")
     oscillator, dt, weights = regime.quadrature(points)
-    maps = torch.stack([oscillator.propagator(j*dt) for j in range(k + 1)], 1)*weights.sqrt()[:, None, None, None]
+    maps = torch.stack([oscillator.propagator(j*dt) for j in range(k + 1)], 1)
+    maps = maps*weights.sqrt()[:, None, None, None]
     rows = maps[:, :, components].permute(0, 3, 1, 2).flatten(0, 1)
     past, target = rows[:, :k].flatten(1), rows[:, k]
     noise = regime.noise*torch.eye(past.shape[1], dtype=torch.float64)
-    left, right = torch.cat([past, noise]), torch.cat([target, torch.zeros_like(noise[:, :len(components)])])
+    left = torch.cat([past, noise])
+    right = torch.cat([target, torch.zeros_like(noise[:, :len(components)])])
     coefficients = torch.linalg.lstsq(left, right, rcond=1e-16, driver="gelsd").solution
-    return Autoregression(coefficients, components, float((left @ coefficients - right).pow(2).sum()/target.pow(2).sum()))
+    error = (left @ coefficients - right).square().sum()/target.square().sum()
+    return Autoregression(coefficients, components, float(error))
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-26
 def capacity(low: float, high: float) -> float:
-    """Logarithmic capacity of the arcs {exp(+-i theta), low <= theta <= high}: sqrt((cos low - cos high)/2).
+    """Logarithmic capacity of the arcs {exp(+-i theta), low <= theta <= high}.
+
+    It is sqrt((cos low - cos high)/2).
 
     Args:
         low: lowest angle, at least 0 (rad).
@@ -186,12 +211,15 @@ def capacity(low: float, high: float) -> float:
     Raises:
         ValueError: if the angles are not in that order.
     """
-    if not 0 <= low <= high <= math.pi: raise ValueError(f"low, high = {low}, {high} are no band: give 0 <= low <= high <= pi")
+    if not 0 <= low <= high <= math.pi:
+        raise ValueError(f"low, high = {low}, {high} are no band: give 0 <= low <= high <= pi")
     return math.sqrt((math.cos(low) - math.cos(high))/2)
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-28
 def band_errors(low: float, high: float, lags: int, momentum: bool = False) -> np.ndarray:
-    """Errors of the best linear prediction of undamped oscillators with phase advances omega0 dt in a band, uniformly weighted, to arbitrary precision.
+    """Errors of the best linear prediction of undamped oscillators, to arbitrary precision.
+
+    The phase advances omega0 dt are uniformly distributed in a band.
 
     Args:
         low: lowest angle (rad).
@@ -212,7 +240,8 @@ def band_errors(low: float, high: float, lags: int, momentum: bool = False) -> n
         error, rows, shares, errors = inner((0, 0), (0, 0)), [], [], []
         for u in past:
             row = []
-            for v, other in zip(past, rows): row.append((inner(u, v) - _dot(row, other))/other[-1])
+            for v, other in zip(past, rows):
+                row.append((inner(u, v) - _dot(row, other))/other[-1])
             row.append((inner(u, u) - _dot(row, row)).sqrt())
             shares.append((inner((0, 0), u) - _dot(shares, row))/row[-1])
             error -= shares[-1]**2
@@ -220,18 +249,20 @@ def band_errors(low: float, high: float, lags: int, momentum: bool = False) -> n
             if u[1] == momentum: errors.append(float((error/inner((0, 0), (0, 0))).ln()))
     return np.array(errors)
 
-def _dot(a: list[Decimal], b: list[Decimal]) -> Decimal: return sum((x*y for x, y in zip(a, b)), Decimal(0))
+def _dot(a: list[Decimal], b: list[Decimal]) -> Decimal:
+    return sum((x*y for x, y in zip(a, b)), Decimal(0))
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-29
 def _moments(angle: Decimal, lags: int) -> dict[tuple[int, int], Decimal]:
-    """Integrals from 0 to `angle` of cos(m t), t sin(m t) and t^2 cos(m t) (power 0, 1, 2), by (power, m)."""
+    """Integrals from 0 to `angle` of cos(m t), t sin(m t), t^2 cos(m t), by (power, m)."""
     cosine, sine, term, n = Decimal(0), Decimal(0), Decimal(1), 0
     while abs(term) > Decimal(10)**-getcontext().prec:
         if n % 2: sine += term*(-1)**(n//2)
         else: cosine += term*(-1)**(n//2)
         n += 1
         term *= angle/n
-    c, s, moments = Decimal(1), Decimal(0), {(0, 0): angle, (1, 0): Decimal(0), (2, 0): angle**3/3}
+    moments = {(0, 0): angle, (1, 0): Decimal(0), (2, 0): angle**3/3}
+    c, s = Decimal(1), Decimal(0)
     for m in range(1, lags + 1):
         c, s = c*cosine - s*sine, s*cosine + c*sine
         moments[0, m] = s/m
@@ -241,7 +272,9 @@ def _moments(angle: Decimal, lags: int) -> dict[tuple[int, int], Decimal]:
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-31
 def decay_rate(log_errors: np.ndarray) -> float:
-    """Factor per token by which errors fall, after a power of k has been taken off: a fit to the even k of the later three quarters.
+    """Factor per token by which errors fall, after a power of k has been taken off.
+
+    A fit to the even k of the later three quarters.
 
     Args:
         log_errors: natural logarithms of the errors for k = 1, 2, ..., shape (lags,).
@@ -253,7 +286,7 @@ def decay_rate(log_errors: np.ndarray) -> float:
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-36
 def least_squares(tokens: Tensor) -> Tensor:
-    """The propagator that fits each context best in the least squares sense, whatever the prior.
+    """The propagator that fits each context best in the least squares sense.
 
     Args:
         tokens: shape (n, k, 2) with k >= 3.
@@ -264,13 +297,15 @@ def least_squares(tokens: Tensor) -> Tensor:
     Raises:
         ValueError: if there are fewer than 3 tokens, which leave M undetermined.
     """
-    if tokens.shape[1] < 3: raise ValueError(f"{tokens.shape[1]} tokens do not determine a 2 x 2 matrix: give at least 3")
+    if tokens.shape[1] < 3:
+        raise ValueError(f"{tokens.shape[1]} tokens do not determine a 2 x 2 matrix: give at "
+                         f"least 3")
     tokens = tokens.double()
     return torch.linalg.lstsq(tokens[:, :-1], tokens[:, 1:]).solution.mT
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-38
 def energy_norm_error(prediction: Tensor, contexts: Contexts, token: int) -> Tensor:
-    """Error sqrt(E(prediction - truth)/E(truth)) with the energy E of each context's own oscillator.
+    """Error sqrt(E(prediction - truth)/E(truth)), E being each oscillator's own energy.
 
     Args:
         prediction: predicted states, shape (n, 2).
@@ -280,13 +315,14 @@ def energy_norm_error(prediction: Tensor, contexts: Contexts, token: int) -> Ten
     Returns:
         Shape (n,), float64.
     """
-    oscillator, truth = Oscillator(contexts.omega0, contexts.gamma), contexts.clean[:, token].double()
+    oscillator = Oscillator(contexts.omega0, contexts.gamma)
+    truth = contexts.clean[:, token].double()
     return (oscillator.energy(prediction.double() - truth)/oscillator.energy(truth)).sqrt()
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-42
 @dataclass(frozen=True)
 class Posterior:
-    """What a context tells about its oscillator: cells in the plane of (omega0, gamma), weighted, with the last state given each.
+    """What a context tells about its oscillator: weighted cells in (omega0, gamma).
 
     Args:
         omega0: cell centres, shape (n, cells) (rad/s).
@@ -302,16 +338,21 @@ class Posterior:
     dt: float
 
     def predict(self, steps: int = 1) -> Tensor:
-        """Posterior mean of the state `steps` after the last token, shape (n, 2): no predictor has a smaller mean square error."""
+        """Posterior mean of the state `steps` after the last token, shape (n, 2).
+
+        No predictor has a smaller mean square error.
+        """
         ahead = Oscillator(self.omega0, self.gamma).propagator(steps*self.dt)
         return torch.einsum("nc,ncij,ncj->ni", self.weight, ahead, self.state)
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-43
-def posterior(tokens: Tensor, regime: Regime, resolved: float = 100., levels: int = 20) -> Posterior:
+def posterior(tokens: Tensor, regime: Regime, resolved: float = 100.,
+              levels: int = 20) -> Posterior:
     """Bayes' rule for the regime: exact in the states, by adaptive cells in (omega0, gamma).
 
-    Given (omega0, gamma) everything is Gaussian. The prior's rectangle is cut into 64 x 16 cells (a line into 1024); as long as fewer than `resolved` cells carry the weight of a context,
-    the heaviest are cut in four (or two), and 1024 are kept.
+    Given (omega0, gamma) everything is Gaussian. The prior's rectangle is cut into 64 x 16
+    cells (a line into 1024); as long as fewer than `resolved` cells carry the weight of a
+    context, the heaviest are cut in four (or two), and 1024 are kept.
 
     Args:
         tokens: observed tokens, shape (n, k, 2).
@@ -322,64 +363,80 @@ def posterior(tokens: Tensor, regime: Regime, resolved: float = 100., levels: in
     Raises:
         ValueError: if the regime has no noise or no fixed dt.
     """
-    if regime.dt is None or regime.noise <= 0: raise ValueError(f"dt = {regime.dt} and noise = {regime.noise} leave no smooth posterior: give a fixed dt and noise > 0")
+    if regime.dt is None or regime.noise <= 0:
+        raise ValueError(f"dt = {regime.dt} and noise = {regime.noise} leave no smooth "
+                         f"posterior: give a fixed dt and noise > 0")
     tokens = tokens.double()
     (low, high), (slow, fast) = regime.omega0, regime.gamma
-    rows, columns = (64, 16) if low < high and slow < fast else (1024, 1) if low < high else (1, 1024)
+    rows = 1 if low == high else 1024 if slow == fast else 64
+    columns = 1024//rows
     size = torch.tensor([(high - low)/rows, (fast - slow)/columns], dtype=torch.float64)
     corner = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)) + 0.5
-    centre = (torch.tensor([low, slow], dtype=torch.float64) + corner*size).expand(len(tokens), -1, -1)
-    parts = [_posterior(t, c, size, regime, resolved, levels) for t, c in zip(tokens.split(128), centre.split(128))]
+    centre = torch.tensor([low, slow], dtype=torch.float64) + corner*size
+    parts = [_posterior(part, centre, size, regime, resolved, levels)
+             for part in tokens.split(128)]
     return Posterior(*(torch.cat(p) for p in zip(*parts)), regime.dt)
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-44
-def _posterior(tokens: Tensor, centre: Tensor, size: Tensor, regime: Regime, resolved: float, levels: int) -> tuple[Tensor, ...]:
+def _posterior(tokens: Tensor, centre: Tensor, size: Tensor, regime: Regime, resolved: float,
+               levels: int) -> tuple[Tensor, ...]:
+    centre, size = centre.repeat(len(tokens), 1, 1), size.repeat(len(tokens), 1)
     log_weight, state = _evidence(tokens, centre, regime)
-    centre, size = centre.clone(), size.expand(len(tokens), 2)
+    ranges = regime.omega0, regime.gamma
+    halves = [[-0.25, 0.25] if low < high else [0.] for low, high in ranges]
+    children = torch.cartesian_prod(*(torch.tensor(half, dtype=torch.float64)
+                                      for half in halves))
     for _ in range(levels):
         todo = (1/log_weight.softmax(-1).pow(2).sum(-1) < resolved).nonzero()[:, 0]
         if not len(todo): break
-        children = torch.cartesian_prod(*(torch.tensor([-0.25, 0.25] if high > low else [0.], dtype=torch.float64) for low, high in (regime.omega0, regime.gamma)))
-        heaviest = centre[todo].gather(1, log_weight[todo].topk(1024//len(children)).indices[..., None].expand(-1, -1, 2))
+        best = log_weight[todo].topk(1024//len(children)).indices
+        heaviest = centre[todo].gather(1, best[..., None].expand(-1, -1, 2))
         centre[todo] = (heaviest[:, :, None] + children*size[todo][:, None, None]).flatten(1, 2)
-        size = size.clone().index_copy(0, todo, size[todo]/2)
+        size[todo] /= 2
         log_weight[todo], state[todo] = _evidence(tokens[todo], centre[todo], regime)
     return *centre.unbind(-1), log_weight.softmax(-1), state
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-45
 def _evidence(tokens: Tensor, centre: Tensor, regime: Regime) -> tuple[Tensor, Tensor]:
     k, oscillator = tokens.shape[1], Oscillator(*centre.unbind(-1))
-    step, maps = oscillator.propagator(regime.dt), [torch.eye(2, dtype=torch.float64).expand(*centre.shape, 2)]
+    one = torch.eye(2, dtype=torch.float64)
+    step, maps = oscillator.propagator(regime.dt), [one.expand(*centre.shape, 2)]
     for _ in range(k - 1): maps.append(step @ maps[-1])
     ahead, maps = maps[-1], torch.stack(maps, -3)
-    precision = torch.eye(2, dtype=torch.float64) + maps.flatten(-3, -2).mT @ maps.flatten(-3, -2)/regime.noise**2
+    stacked = maps.flatten(-3, -2)
+    precision = one + stacked.mT @ stacked/regime.noise**2
     pull = torch.einsum("nckij,nki->ncj", maps, tokens)/regime.noise**2
     start = torch.linalg.solve(precision, pull)
-    return ((pull*start).sum(-1) - torch.linalg.det(precision).log())/2, (ahead @ start[..., None])[..., 0]
+    log_weight = ((pull*start).sum(-1) - torch.linalg.det(precision).log())/2
+    return log_weight, (ahead @ start[..., None])[..., 0]
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-50
 def leak(model: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     """How much the prediction at each position depends on later tokens: 0 for a causal model.
 
-    The tokens after position i are replaced by those of the next context of the batch; whatever moves at positions up to i has seen them.
+    The tokens after position i are replaced by those of the next context of the batch; whatever
+    moves at positions up to i has seen them.
 
     Args:
         model: function from tokens (n, length, 2) to predictions of the same leading shape.
         tokens: a batch of at least two contexts.
 
     Returns:
-        Largest change at positions up to i, relative to the largest prediction, for i = 0, ..., length - 2; shape (length - 1,).
+        Largest change at positions up to i, relative to the largest prediction, for i = 0, ...,
+        length - 2; shape (length - 1,).
 
     Raises:
         ValueError: if there is no other context to take the future from.
     """
-    if len(tokens) < 2: raise ValueError(f"{len(tokens)} context has no other to exchange futures with: give at least 2")
+    if len(tokens) < 2:
+        raise ValueError(f"{len(tokens)} context has no other to exchange futures with: give "
+                         f"at least 2")
     with torch.no_grad():
         prediction, other, changes = model(tokens), tokens.roll(1, 0), []
         for i in range(tokens.shape[1] - 1):
             mixed = torch.cat([tokens[:, :i + 1], other[:, i + 1:]], 1)
-            changes.append((model(mixed) - prediction)[:, :i + 1].abs().max()/prediction.abs().max())
-    return torch.stack(changes)
+            changes.append((model(mixed) - prediction)[:, :i + 1].abs().max())
+        return torch.stack(changes)/prediction.abs().max()
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-52
 class Positions(nn.Module):
@@ -399,8 +456,9 @@ class Positions(nn.Module):
         return x + self.table[:x.shape[1]]
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-53
-def attention_stack(causal: bool = True, positions: int = 0, layers: int = 2, d_model: int = 32, seed: int = 0) -> nn.Sequential:
-    """The follow-up's model: embed, attention-only blocks with heads of size 16 and no biases, unembed.
+def attention_stack(causal: bool = True, positions: int = 0, layers: int = 2,
+                    d_model: int = 32, seed: int = 0) -> nn.Sequential:
+    """The follow-up's model: embed, attention-only blocks with heads of size 16, unembed.
 
     Args:
         causal: whether the mask is in place.
@@ -415,8 +473,9 @@ def attention_stack(causal: bool = True, positions: int = 0, layers: int = 2, d_
         return nn.Sequential(nn.Linear(2, d_model), *where, *blocks, nn.Linear(d_model, 2))
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-54
-def train_stack(model: nn.Module, regime: Regime, steps: int, seed: int = 0, path: Path | None = None, lr: float = 3e-3, batch: int = 64) -> nn.Module:
-    """Train on the next token at all positions: AdamW with a step length that falls linearly to zero.
+def train_stack(model: nn.Module, regime: Regime, steps: int, seed: int = 0,
+                path: Path | None = None, lr: float = 3e-3, batch: int = 64) -> nn.Module:
+    """Train on the next token at all positions, by AdamW with a linearly falling step length.
 
     Args:
         model: is trained in place.
@@ -427,7 +486,8 @@ def train_stack(model: nn.Module, regime: Regime, steps: int, seed: int = 0, pat
         lr: initial step length.
         batch: contexts in a batch.
     """
-    rng, opt = generator(seed, "stack"), torch.optim.AdamW(model.parameters(), lr, weight_decay=0.)
+    rng = generator(seed, "stack")
+    opt = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.)
     run = Run(steps, {"model": model, "opt": opt, "rng": rng}, path)
     for step in run:
         opt.param_groups[0]["lr"] = lr*(1 - step/steps)
@@ -441,19 +501,22 @@ def train_stack(model: nn.Module, regime: Regime, steps: int, seed: int = 0, pat
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-57
 #: Options of `attention_stack` for the models that `sho/leak` compares, by name.
-STACKS = {"causal": dict(causal=True), "causal, positions": dict(causal=True, positions=16), "no mask": dict(causal=False)}
+STACKS = {"causal": dict(causal=True), "causal, positions": dict(causal=True, positions=16),
+          "no mask": dict(causal=False)}
 
 @experiment("sho/leak", quick=dict(seeds=1, steps=100), full=dict(seeds=3, steps=2000))
 def leaks(seeds: int, steps: int, *, seed: int = 0, folder: Path | None = None) -> dict:
-    """The follow-up's attention-only models with and without mask and positions: error by position."""
+    """Errors by position of attention-only models, with and without mask and positions."""
     regime, found = replace(REGIMES["follow-up"], length=16), {}
     test = regime.sample(4096, generator(seed, "test"))
     for name, options in STACKS.items():
         errors = []
         for i in range(seed, seed + seeds):
-            path = folder and folder/f"{name.replace(', ', '-').replace(' ', '-')}-{i}.safetensors"
+            path = folder and folder/f"{name}-{i}.safetensors"
             model = train_stack(attention_stack(seed=i, **options), regime, steps, i, path)
-            found |= {f"{name} {i - seed}/{key}": weight for key, weight in model.state_dict().items()}
+            weights = model.state_dict()
+            found |= {f"{name} {i - seed}/{key}": weights[key] for key in weights}
             errors.append(nmse(model(test.observed[:, :-1]), test.clean[:, 1:]).value)
-        found[name] = Estimate(np.mean(errors, 0), np.std(errors, 0, ddof=1)/math.sqrt(seeds) if seeds > 1 else np.zeros(16), seeds)
+        spread = np.std(errors, 0, ddof=1) if seeds > 1 else np.zeros(16)
+        found[name] = Estimate(np.mean(errors, 0), spread/math.sqrt(seeds), seeds)
     return found

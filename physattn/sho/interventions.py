@@ -18,7 +18,6 @@ from ..foundations.estimates import bootstrap
 from ..foundations.experiments import experiment
 from ..foundations.models import Model
 from ..foundations.runs import generator, seeded
-from .context_transformer import ContextTransformer
 from .in_context import REGIMES, Contexts, Regime, autoregression, posterior
 from .oscillator import Oscillator
 from .probes import (KnownMechanism, activation, algorithms, lag_matrices, probe_gap, take,

@@ -21,7 +21,6 @@ from ..foundations.models import HookPoint, Model
 from ..foundations.runs import generator
 from .context_transformer import ContextTransformer
 from .in_context import Contexts, Regime, autoregression
-from .oscillator import Oscillator
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-06
 @dataclass(frozen=True)
@@ -189,6 +188,7 @@ class KnownMechanism(Model):
         return (resid @ block.prediction.T).to(tokens.dtype)
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-22
+#: Ridge penalties to choose from, relative to the unit variance of the standardised features.
 PENALTIES = 10.0**torch.arange(-7, 3, dtype=torch.float64)
 
 def probe(features: Tensor, targets: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
