@@ -84,6 +84,8 @@ def train(
     An interrupted run continues when the same command is given again. Try `physattn sho train runs/spring --gamma 0.1`, then `physattn sho identify runs/spring`.
     """
     import torch
+
+    from physattn.foundations.runs import generator
     from physattn.sho.integrators import INTEGRATORS
     from physattn.sho.one_token import (
         OneTokenTransformer,
@@ -92,7 +94,6 @@ def train(
         sample_states,
     )
     from physattn.sho.oscillator import Oscillator
-    from physattn.foundations.runs import generator
 
     if integrator not in INTEGRATORS:
         raise ValueError(
@@ -145,7 +146,8 @@ def _load(run: Path):
 @app.command()
 def identify(run: _Run):
     """Read omega0 and gamma from the weights alone, in closed form, with two residuals that are zero for every oscillator."""
-    from physattn.sho.identify import identify as read, integrator_distances
+    from physattn.sho.identify import identify as read
+    from physattn.sho.identify import integrator_distances
     from physattn.sho.oscillator import Oscillator
 
     model = _load(run)
@@ -190,6 +192,7 @@ def rollout(
 ):
     """Let a trained model predict from its own predictions and measure the error against the exact motion."""
     import torch
+
     from physattn.foundations.files import write_atomically
     from physattn.sho.one_token import rollout as roll
     from physattn.sho.oscillator import Oscillator

@@ -35,6 +35,7 @@ class Identification:
         trace_residual: (tr M - tr exp(A dt))/2 with A built from omega0 and gamma, 0 for
             every oscillator.
     """
+
     omega0: float
     gamma: float
     damping_residual: float
@@ -186,9 +187,11 @@ def change_basis(model: OneTokenTransformer, G: Tensor) -> OneTokenTransformer:
     inverse, attention = torch.linalg.inv(G), twin.blocks[0].attn
     twin.W_E.copy_(model.W_E @ G)
     twin.W_U.copy_(inverse @ model.W_U)
-    for W in (attention.W_Q, attention.W_K, attention.W_V): W.copy_(inverse @ W)
+    for W in (attention.W_Q, attention.W_K, attention.W_V):
+        W.copy_(inverse @ W)
     attention.W_O.copy_(attention.W_O @ G)
-    if twin.b_E is not None: twin.b_E.copy_(model.b_E @ G)
+    if twin.b_E is not None:
+        twin.b_E.copy_(model.b_E @ G)
     return twin
 
 # %% ../../nbs/sho/04_identify.ipynb #sho-04-34
@@ -247,8 +250,9 @@ def fit_integrator(
         torch.sqrt((-M[:, 1, 0] / M[:, 0, 1]).clamp(min=1e-6)),
         ((M[:, 0, 0] - M[:, 1, 1]) / (2 * M[:, 0, 1])).clamp(min=0),
     ]
-    theta, best = torch.stack(start, -1), torch.full(
-        (len(M), 3), math.inf, dtype=torch.float64
+    theta, best = (
+        torch.stack(start, -1),
+        torch.full((len(M), 3), math.inf, dtype=torch.float64),
     )
     for _ in range(iterations):
         copies = theta[:, None].expand(-1, 4, 2).clone().requires_grad_()

@@ -20,8 +20,16 @@ from ..foundations.models import Model
 from ..foundations.runs import generator, seeded
 from .in_context import REGIMES, Contexts, Regime, autoregression, posterior
 from .oscillator import Oscillator
-from .probes import (KnownMechanism, activation, algorithms, lag_matrices, probe_gap, take,
-                                 taylor_propagator, trained)
+from physattn.sho.probes import (
+    KnownMechanism,
+    activation,
+    algorithms,
+    lag_matrices,
+    probe_gap,
+    take,
+    taylor_propagator,
+    trained,
+)
 
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-06
 def explained(movement: Tensor, account: Tensor) -> float:
@@ -34,13 +42,17 @@ def explained(movement: Tensor, account: Tensor) -> float:
     Returns:
         1 for a complete account, 0 for none, negative for a misleading one.
     """
-    return 1 - float((movement - account).square().sum()/movement.square().sum())
+    return 1 - float((movement - account).square().sum() / movement.square().sum())
+
 
 def predict(model: Model, tokens: Tensor) -> Tensor:
     """The prediction after the last of `tokens`, (n, t, 2) to (n, 2)."""
-    with torch.no_grad(): return model(tokens)[:, -1]
+    with torch.no_grad():
+        return model(tokens)[:, -1]
 
-def _times(matrices: Tensor, states: Tensor) -> Tensor: return (matrices.to(states.dtype) @ states[..., None])[..., 0]
+
+def _times(matrices: Tensor, states: Tensor) -> Tensor:
+    return (matrices.to(states.dtype) @ states[..., None])[..., 0]
 
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-08
 def responses(contexts: Contexts, regime: Regime) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -56,20 +68,35 @@ def responses(contexts: Contexts, regime: Regime) -> dict[str, Callable[[Tensor]
     """
     M, weights = contexts.propagators, lag_matrices(regime)
     taylor = taylor_propagator(contexts.omega0**2, contexts.gamma, regime.dt)
-    trace, determinant = M.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True), torch.linalg.det(M)[:, None]
-    return {"identify-then-propagate": lambda s: _times(M, s[:, -1]),
-            "Cayley-Hamilton": lambda s: trace*s[:, -1] - determinant*s[:, -2],
-            "Taylor-4": lambda s: _times(taylor, s[:, -1]),
-            "autoregression": lambda s: torch.einsum("jab,njb->na", weights.to(s.dtype), s.flip(1)[:, :len(weights)])}
+    trace, determinant = (
+        M.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True),
+        torch.linalg.det(M)[:, None],
+    )
+    return {
+        "identify-then-propagate": lambda s: _times(M, s[:, -1]),
+        "Cayley-Hamilton": lambda s: trace * s[:, -1] - determinant * s[:, -2],
+        "Taylor-4": lambda s: _times(taylor, s[:, -1]),
+        "autoregression": lambda s: torch.einsum(
+            "jab,njb->na", weights.to(s.dtype), s.flip(1)[:, : len(weights)]
+        ),
+    }
 
-def kick(tokens: Tensor, epsilon: float, generator: torch.Generator, age: int = 0) -> Tensor:
+
+def kick(
+    tokens: Tensor, epsilon: float, generator: torch.Generator, age: int = 0
+) -> Tensor:
     """Add a vector of length `epsilon` and random direction to the token that is `age` steps older than the last one."""
-    angle = 2*torch.pi*torch.rand(len(tokens), generator=generator)
+    angle = 2 * torch.pi * torch.rand(len(tokens), generator=generator)
     kicked = tokens.clone()
-    kicked[:, -1 - age] += epsilon*torch.stack([angle.cos(), angle.sin()], -1).to(tokens.dtype)
+    kicked[:, -1 - age] += epsilon * torch.stack([angle.cos(), angle.sin()], -1).to(
+        tokens.dtype
+    )
     return kicked
 
-def splice(model: Model, contexts: Contexts, regime: Regime, epsilon: float = 0.3, seed: int = 0) -> dict[str, dict[str, float]]:
+
+def splice(
+    model: Model, contexts: Contexts, regime: Regime, epsilon: float = 0.3, seed: int = 0
+) -> dict[str, dict[str, float]]:
     """How well each hypothesis accounts for the response to a kick of the last token.
 
     Args:
@@ -86,11 +113,21 @@ def splice(model: Model, contexts: Contexts, regime: Regime, epsilon: float = 0.
     tokens = contexts.observed[:, :-1]
     kicked = kick(tokens, epsilon, generator(seed, "kick"))
     before, after = predict(model, tokens), predict(model, kicked)
-    return {name: {"movement": explained(after - before, respond(kicked) - respond(tokens)),
-                   "prediction": explained(after, respond(kicked))} for name, respond in responses(contexts, regime).items()}
+    return {
+        name: {
+            "movement": explained(after - before, respond(kicked) - respond(tokens)),
+            "prediction": explained(after, respond(kicked)),
+        }
+        for name, respond in responses(contexts, regime).items()
+    }
 
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-17
-def memory(predictor: Callable[[Tensor], Tensor], contexts: Contexts, epsilon: float = 0.01, seed: int = 0) -> dict[str, float]:
+def memory(
+    predictor: Callable[[Tensor], Tensor],
+    contexts: Contexts,
+    epsilon: float = 0.01,
+    seed: int = 0,
+) -> dict[str, float]:
     """How strongly a prediction responds to each token of its context.
 
     Args:
@@ -104,8 +141,14 @@ def memory(predictor: Callable[[Tensor], Tensor], contexts: Contexts, epsilon: f
     """
     tokens = contexts.observed[:, :-1]
     before = predictor(tokens)
-    kicked = [kick(tokens, epsilon, generator(seed, "kick", age), age) for age in range(tokens.shape[1])]
-    return {str(age): float((predictor(k) - before).norm(dim=-1).median()/epsilon) for age, k in enumerate(kicked)}
+    kicked = [
+        kick(tokens, epsilon, generator(seed, "kick", age), age)
+        for age in range(tokens.shape[1])
+    ]
+    return {
+        str(age): float((predictor(k) - before).norm(dim=-1).median() / epsilon)
+        for age, k in enumerate(kicked)
+    }
 
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-20
 def twins(regime: Regime, n: int, generator: torch.Generator) -> tuple[Contexts, Contexts]:
@@ -119,23 +162,48 @@ def twins(regime: Regime, n: int, generator: torch.Generator) -> tuple[Contexts,
     Returns:
         Two `Contexts` of n; the last token is `observed[:, -2]`, since the token after it is there as well.
     """
-    pool = [regime.sample(8*n, generator) for _ in range(2)]
-    flows = [Oscillator(c.omega0, c.gamma).propagator(-(regime.length - 1)*regime.dt) for c in pool]
+    pool = [regime.sample(8 * n, generator) for _ in range(2)]
+    flows = [
+        Oscillator(c.omega0, c.gamma).propagator(-(regime.length - 1) * regime.dt)
+        for c in pool
+    ]
     values, axes = torch.linalg.eigh(flows[0].mT @ flows[0] - flows[1].mT @ flows[1])
-    sign = 2*torch.randint(2, (8*n,), generator=generator) - 1
-    last = _times(axes, torch.stack([values[:, 1].clamp(min=0).sqrt()*sign, (-values[:, 0]).clamp(min=0).sqrt()], -1))
-    length, wanted = (v.norm(dim=-1, keepdim=True).clamp(min=1e-12) for v in (_times(flows[0], last), pool[0].clean[:, 0]))
-    starts = [_times(flow, last*wanted/length) for flow in flows]
-    clean = [Oscillator(c.omega0, c.gamma).trajectory(s, regime.dt, regime.length) for c, s in zip(pool, starts)]
-    size = torch.stack([c.norm(dim=-1).amax(1)/c[:, 0].norm(dim=-1).clamp(min=1e-12) for c in clean]).amax(0)
+    sign = 2 * torch.randint(2, (8 * n,), generator=generator) - 1
+    last = _times(
+        axes,
+        torch.stack(
+            [values[:, 1].clamp(min=0).sqrt() * sign, (-values[:, 0]).clamp(min=0).sqrt()],
+            -1,
+        ),
+    )
+    length, wanted = (
+        v.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        for v in (_times(flows[0], last), pool[0].clean[:, 0])
+    )
+    starts = [_times(flow, last * wanted / length) for flow in flows]
+    clean = [
+        Oscillator(c.omega0, c.gamma).trajectory(s, regime.dt, regime.length)
+        for c, s in zip(pool, starts)
+    ]
+    size = torch.stack(
+        [c.norm(dim=-1).amax(1) / c[:, 0].norm(dim=-1).clamp(min=1e-12) for c in clean]
+    ).amax(0)
     rows = torch.nonzero((values[:, 0] < 0) & (values[:, 1] > 0) & (size < 4))[:n, 0]
-    noise = regime.noise*torch.randn(len(rows), regime.length + 1, 2, generator=generator)
+    noise = regime.noise * torch.randn(len(rows), regime.length + 1, 2, generator=generator)
     noise[:, 0] = 0  # the first token sets the scale, which twins must share
-    return tuple(replace(take(p, rows), observed=(c[rows] + noise).to(p.observed.dtype), clean=c[rows].to(p.clean.dtype))
-                 for c, p in zip(clean, pool))
+    return tuple(
+        replace(
+            take(p, rows),
+            observed=(c[rows] + noise).to(p.observed.dtype),
+            clean=c[rows].to(p.clean.dtype),
+        )
+        for c, p in zip(clean, pool)
+    )
 
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-23
-def patched(model: Model, tokens: Tensor, activations: Mapping[str, Tensor], position: int = -1) -> Tensor:
+def patched(
+    model: Model, tokens: Tensor, activations: Mapping[str, Tensor], position: int = -1
+) -> Tensor:
     """The prediction after the last token with activations at one position replaced.
 
     Args:
@@ -147,10 +215,19 @@ def patched(model: Model, tokens: Tensor, activations: Mapping[str, Tensor], pos
     Returns:
         Shape (n, 2).
     """
+
     def put(value):
-        def hook(x, _): return torch.cat([x[:, :position], value[:, None].to(x.dtype), x[:, position:][:, 1:]], 1)
+        def hook(x, _):
+            return torch.cat(
+                [x[:, :position], value[:, None].to(x.dtype), x[:, position:][:, 1:]], 1
+            )
+
         return hook
-    return model.run_with_hooks(tokens, fwd_hooks=[(site, put(value)) for site, value in activations.items()])[:, -1]
+
+    return model.run_with_hooks(
+        tokens, fwd_hooks=[(site, put(value)) for site, value in activations.items()]
+    )[:, -1]
+
 
 def patching(model: Model, base: Contexts, source: Contexts) -> dict[str, dict[str, float]]:
     """How far each site's activation carries the prediction from the base's propagator to the source's.
@@ -165,16 +242,31 @@ def patching(model: Model, base: Contexts, source: Contexts) -> dict[str, dict[s
         be known yet; "all attention" patches what every attention layer hands to the last position.
     """
     tokens, x = base.observed[:, :-1], base.clean[:, -2]
-    unpatched, wanted = predict(model, tokens), _times(source.propagators - base.propagators, x)
+    unpatched, wanted = (
+        predict(model, tokens),
+        _times(source.propagators - base.propagators, x),
+    )
     layers = range(len(model.blocks))
-    sites = [f"blocks.{i}.hook_{name}" for i in layers for name in ("attn_out", "mlp_out", "resid_post")]
-    with torch.no_grad(): cache = model.run_with_cache(source.observed[:, :-1], names_filter=sites)[1]
+    sites = [
+        f"blocks.{i}.hook_{name}"
+        for i in layers
+        for name in ("attn_out", "mlp_out", "resid_post")
+    ]
+    with torch.no_grad():
+        cache = model.run_with_cache(source.observed[:, :-1], names_filter=sites)[1]
+
     def fraction(names, position):
         foreign = {name: cache[name][:, position] for name in names}
         moved = patched(model, tokens, foreign, position).detach() - unpatched
-        return float((moved*wanted).sum()/wanted.square().sum())
-    groups = {site: [site] for site in sites} | {"all attention": [f"blocks.{i}.hook_attn_out" for i in layers]}
-    return {name: {"last": fraction(group, -1), "first": fraction(group, 0)} for name, group in groups.items()}
+        return float((moved * wanted).sum() / wanted.square().sum())
+
+    groups = {site: [site] for site in sites} | {
+        "all attention": [f"blocks.{i}.hook_attn_out" for i in layers]
+    }
+    return {
+        name: {"last": fraction(group, -1), "first": fraction(group, 0)}
+        for name, group in groups.items()
+    }
 
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-27
 class Subspace(nn.Module):
@@ -199,13 +291,29 @@ class Subspace(nn.Module):
         return base + (source - base) @ R.T @ R
 
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-29
-def interchanged(model: Model, site: str, subspace: Subspace, tokens: Tensor, source: Tensor) -> Tensor:
+def interchanged(
+    model: Model, site: str, subspace: Subspace, tokens: Tensor, source: Tensor
+) -> Tensor:
     """The prediction (n, 2) for `tokens` (n, t, 2) with the subspace at the last position taken from `source` (n, d)."""
-    def hook(x, _): return torch.cat([x[:, :-1], subspace.interchange(x[:, -1], source.to(x.dtype))[:, None]], 1)
+
+    def hook(x, _):
+        return torch.cat(
+            [x[:, :-1], subspace.interchange(x[:, -1], source.to(x.dtype))[:, None]], 1
+        )
+
     return model.run_with_hooks(tokens, fwd_hooks=[(site, hook)])[:, -1]
 
-def align(model: Model, site: str, r: int, base: Contexts, source: Contexts, steps: int = 300, lr: float = 0.05,
-          seed: int = 0) -> Subspace:
+
+def align(
+    model: Model,
+    site: str,
+    r: int,
+    base: Contexts,
+    source: Contexts,
+    steps: int = 300,
+    lr: float = 0.05,
+    seed: int = 0,
+) -> Subspace:
     """Search for the subspace whose exchange acts as an exchange of (omega0, gamma).
 
     Args:
@@ -225,14 +333,27 @@ def align(model: Model, site: str, r: int, base: Contexts, source: Contexts, ste
     given = activation(model, source.observed[:, :-1], site)
     subspace, batches = Subspace(given.shape[-1], r, seed), generator(seed, "batches")
     optimizer = torch.optim.Adam(subspace.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2*(1 - step/max(steps, 1))))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, 2 * (1 - step / max(steps, 1)))
+    )
     for _ in range(steps):
         rows = torch.randint(len(tokens), (256,), generator=batches)
-        loss = (interchanged(model, site, subspace, tokens[rows], given[rows]) - wanted[rows]).square().sum(-1).mean()
-        optimizer.zero_grad(); loss.backward(); optimizer.step(); schedule.step()
+        loss = (
+            (interchanged(model, site, subspace, tokens[rows], given[rows]) - wanted[rows])
+            .square()
+            .sum(-1)
+            .mean()
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     return subspace
 
-def alignment(model: Model, site: str, subspace: Subspace, base: Contexts, source: Contexts) -> float:
+
+def alignment(
+    model: Model, site: str, subspace: Subspace, base: Contexts, source: Contexts
+) -> float:
     """How much of the way from base to source parameters an exchange of the subspace goes.
 
     Args:
@@ -246,12 +367,18 @@ def alignment(model: Model, site: str, subspace: Subspace, base: Contexts, sourc
         How much of M_A x_B minus the unchanged prediction is `explained` by the exchange; 1 if it does what it should.
     """
     tokens, wanted = base.observed[:, :-1], _times(source.propagators, base.clean[:, -2])
-    given, unchanged = activation(model, source.observed[:, :-1], site), predict(model, tokens)
-    with torch.no_grad(): changed = interchanged(model, site, subspace, tokens, given)
+    given, unchanged = (
+        activation(model, source.observed[:, :-1], site),
+        predict(model, tokens),
+    )
+    with torch.no_grad():
+        changed = interchanged(model, site, subspace, tokens, given)
     return explained(wanted - unchanged, changed - unchanged)
 
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-35
-def other_pasts(contexts: Contexts, owners: Contexts, regime: Regime, generator: torch.Generator) -> Tensor:
+def other_pasts(
+    contexts: Contexts, owners: Contexts, regime: Regime, generator: torch.Generator
+) -> Tensor:
     """Tokens of trajectories with another start, whose first tokens are as long as those of `contexts`.
 
     Args:
@@ -264,13 +391,24 @@ def other_pasts(contexts: Contexts, owners: Contexts, regime: Regime, generator:
         Shape (n, length, 2).
     """
     direction = torch.randn(len(contexts.observed), 2, generator=generator)
-    start = direction/direction.norm(dim=-1, keepdim=True)*contexts.observed[:, 0].norm(dim=-1, keepdim=True)
-    clean = Oscillator(owners.omega0, owners.gamma).trajectory(start, regime.dt, regime.length - 1).to(start.dtype)
-    noise = regime.noise*torch.randn(clean.shape, generator=generator)
+    start = (
+        direction
+        / direction.norm(dim=-1, keepdim=True)
+        * contexts.observed[:, 0].norm(dim=-1, keepdim=True)
+    )
+    clean = (
+        Oscillator(owners.omega0, owners.gamma)
+        .trajectory(start, regime.dt, regime.length - 1)
+        .to(start.dtype)
+    )
+    noise = regime.noise * torch.randn(clean.shape, generator=generator)
     noise[:, 0] = 0  # a first token of another length would rescale the last one
     return clean + noise
 
-def scrubbing(model: Model, contexts: Contexts, regime: Regime, seed: int = 0) -> dict[str, dict[str, float]]:
+
+def scrubbing(
+    model: Model, contexts: Contexts, regime: Regime, seed: int = 0
+) -> dict[str, dict[str, float]]:
     """The loss recovered when everything a hypothesis calls irrelevant is resampled.
 
     Args:
@@ -283,23 +421,49 @@ def scrubbing(model: Model, contexts: Contexts, regime: Regime, seed: int = 0) -
         For pasts of the `same` and of an `other` oscillator, with the last one or two tokens kept, the loss recovered over `all`
         joins and over the `gentle` ones.
     """
-    rng, tokens, wanted = generator(seed, "scrub"), contexts.observed[:, :-1], contexts.clean[:, -1]
+    rng, tokens, wanted = (
+        generator(seed, "scrub"),
+        contexts.observed[:, :-1],
+        contexts.clean[:, -1],
+    )
     strangers = take(contexts, torch.randperm(len(tokens), generator=rng))
-    def losses(prediction): return (prediction - wanted).square().sum(-1)
-    intact, ignorant = losses(predict(model, tokens)), losses(autoregression(regime, 1).predict(tokens[:, -1:]))
-    def recover(scrubbed, rows): return float((ignorant - scrubbed)[rows].sum()/(ignorant - intact)[rows].sum())
+
+    def losses(prediction):
+        return (prediction - wanted).square().sum(-1)
+
+    intact, ignorant = (
+        losses(predict(model, tokens)),
+        losses(autoregression(regime, 1).predict(tokens[:, -1:])),
+    )
+
+    def recover(scrubbed, rows):
+        return float((ignorant - scrubbed)[rows].sum() / (ignorant - intact)[rows].sum())
+
     recovered = {}
     for name, owners in (("same", contexts), ("other", strangers)):
         past = other_pasts(contexts, owners, regime, rng)
         for keep in (1, 2):
-            scrubbed = losses(predict(model, torch.cat([past[:, :-keep], tokens[:, -keep:]], 1)))
-            gentle = (past[:, -keep] - tokens[:, -keep]).norm(dim=-1) < tokens[:, 0].norm(dim=-1)/2
-            recovered[f"{name}, keep {keep}"] = {"all": recover(scrubbed, slice(None)), "gentle": recover(scrubbed, gentle)}
+            scrubbed = losses(
+                predict(model, torch.cat([past[:, :-keep], tokens[:, -keep:]], 1))
+            )
+            gentle = (past[:, -keep] - tokens[:, -keep]).norm(dim=-1) < tokens[:, 0].norm(
+                dim=-1
+            ) / 2
+            recovered[f"{name}, keep {keep}"] = {
+                "all": recover(scrubbed, slice(None)),
+                "gentle": recover(scrubbed, gentle),
+            }
     return recovered
 
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-39
-def examine(model: Model, regime: Regime, contexts: int = 2_000, steps: int = 300, ranks: Sequence[int] = (1, 2, 4, 8),
-            seed: int = 0) -> dict[str, dict]:
+def examine(
+    model: Model,
+    regime: Regime,
+    contexts: int = 2_000,
+    steps: int = 300,
+    ranks: Sequence[int] = (1, 2, 4, 8),
+    seed: int = 0,
+) -> dict[str, dict]:
     """Splice, memory, patching, alignment and scrubbing of one network.
 
     Args:
@@ -314,35 +478,71 @@ def examine(model: Model, regime: Regime, contexts: int = 2_000, steps: int = 30
         The scores by test, the splice with a kick of 0.3 and, as `linear response`, one of 0.03; alignment with `learned`
         and `random` for each rank; and `error`, the normalised mean square error of the prediction.
     """
-    def fresh(name): return regime.sample(contexts, generator(seed, name))
+
+    def fresh(name):
+        return regime.sample(contexts, generator(seed, name))
+
     site = f"blocks.{len(model.blocks) - 1}.hook_resid_mid"
-    fit, held_out = (fresh("base"), fresh("source")), (fresh("held-out base"), fresh("held-out source"))
+    fit, held_out = (
+        (fresh("base"), fresh("source")),
+        (fresh("held-out base"), fresh("held-out source")),
+    )
     found = {r: align(model, site, r, *fit, steps=steps, seed=seed) for r in ranks}
     chance = {r: Subspace(found[r].frame.in_features, r, seed) for r in ranks}
-    error = 1 - explained(held_out[0].clean[:, -1], predict(model, held_out[0].observed[:, :-1]))
-    return {"error": error, "splice": splice(model, fresh("splice"), regime, seed=seed),
-            "linear response": splice(model, fresh("splice"), regime, epsilon=0.03, seed=seed),
-            "memory": memory(lambda tokens: predict(model, tokens), fresh("memory"), seed=seed),
-            "patching": patching(model, *twins(regime, contexts, generator(seed, "twins"))),
-            "alignment": {f"r = {r}": {"learned": alignment(model, site, found[r], *held_out),
-                                       "random": alignment(model, site, chance[r], *held_out)} for r in ranks},
-            "scrubbing": scrubbing(model, fresh("scrub"), regime, seed)}
+    error = 1 - explained(
+        held_out[0].clean[:, -1], predict(model, held_out[0].observed[:, :-1])
+    )
+    return {
+        "error": error,
+        "splice": splice(model, fresh("splice"), regime, seed=seed),
+        "linear response": splice(model, fresh("splice"), regime, epsilon=0.03, seed=seed),
+        "memory": memory(lambda tokens: predict(model, tokens), fresh("memory"), seed=seed),
+        "patching": patching(model, *twins(regime, contexts, generator(seed, "twins"))),
+        "alignment": {
+            f"r = {r}": {
+                "learned": alignment(model, site, found[r], *held_out),
+                "random": alignment(model, site, chance[r], *held_out),
+            }
+            for r in ranks
+        },
+        "scrubbing": scrubbing(model, fresh("scrub"), regime, seed),
+    }
+
 
 def _over_seeds(runs: list) -> dict:
     "The same nested dict, with bootstrap estimates over the seeds for numbers."
-    if not isinstance(runs[0], Mapping): return bootstrap(runs)
+    if not isinstance(runs[0], Mapping):
+        return bootstrap(runs)
     return {key: _over_seeds([run[key] for run in runs]) for key in runs[0]}
 
-@experiment("sho/mechanism", quick=dict(seeds=2, contexts=500, steps=100), full=dict(seeds=5, contexts=4_000, steps=600))
+
+@experiment(
+    "sho/mechanism",
+    quick=dict(seeds=2, contexts=500, steps=100),
+    full=dict(seeds=5, contexts=4_000, steps=600),
+)
 def mechanism(seeds: int, contexts: int, steps: int, *, seed: int = 0) -> dict:
     """Probes and interventions on trained context transformers, with known machines as controls."""
     regime, networks = REGIMES["s6"], [trained(i) for i in range(seeds)]
     untrained = [type(networks[0])(networks[0].config, seed=1_000 + i) for i in range(3)]
-    known = {name: KnownMechanism(algorithm) for name, algorithm in algorithms(regime).items()} | {"untrained network": untrained[0]}
-    def measure(net): return examine(net, regime, contexts, steps, seed=seed)
-    sample, few = (regime.sample(n, generator(seed, "probes")) for n in (3*contexts, contexts//10))
-    runs = [measure(net) | {"probes": probe_gap(net, sample, untrained, seed)} for net in networks]
+    known = {
+        name: KnownMechanism(algorithm) for name, algorithm in algorithms(regime).items()
+    } | {"untrained network": untrained[0]}
+
+    def measure(net):
+        return examine(net, regime, contexts, steps, seed=seed)
+
+    sample, few = (
+        regime.sample(n, generator(seed, "probes")) for n in (3 * contexts, contexts // 10)
+    )
+    runs = [
+        measure(net) | {"probes": probe_gap(net, sample, untrained, seed)}
+        for net in networks
+    ]
     controls = {name: measure(net) for name, net in known.items()}
-    def bayes(tokens): return posterior(tokens, regime).predict().to(tokens.dtype)
+
+    def bayes(tokens):
+        return posterior(tokens, regime).predict().to(tokens.dtype)
+
     controls["Bayes"] = {"memory": memory(bayes, few, seed=seed)}
     return {"network": _over_seeds(runs), "seeds": runs, "controls": controls}

@@ -131,6 +131,7 @@ class Recipe:
         polish: whether float64 LBFGS follows.
         batch: states per AdamW step.
     """
+
     title: str
     steps: int = 10_000
     lr: float = 1e-3
@@ -295,7 +296,8 @@ def rollout(model: Callable[[Tensor], Tensor], state0: Tensor, steps: int) -> Te
         The states including the first, shape (..., steps + 1, 2).
     """
     states = [state0]
-    for _ in range(steps): states.append(model(states[-1]))
+    for _ in range(steps):
+        states.append(model(states[-1]))
     return torch.stack(states, -2)
 
 # %% ../../nbs/sho/03_one_token.ipynb #sho-03-22

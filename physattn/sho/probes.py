@@ -38,12 +38,17 @@ class Algorithm:
     width: int
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-08
-def _running_fit(features: Tensor, after: Tensor, delay: int, ridge: float = 1e-4) -> Tensor:
+def _running_fit(
+    features: Tensor, after: Tensor, delay: int, ridge: float = 1e-4
+) -> Tensor:
     "Coefficients (b, m + delay - 1, k, c) that fit features (b, m, r, k) @ coefficients to after (b, m, r, c) over all m seen `delay` positions ago."
     gram = (features.mT @ features).cumsum(1)
     cross = (features.mT @ after).cumsum(1)
-    coefficients = torch.linalg.solve(gram + ridge*torch.eye(gram.shape[-1], dtype=gram.dtype), cross)[:, :-1]
+    coefficients = torch.linalg.solve(
+        gram + ridge * torch.eye(gram.shape[-1], dtype=gram.dtype), cross
+    )[:, :-1]
     return nn.functional.pad(coefficients, (0, 0, 0, 0, delay, 0))
+
 
 def fitted_propagator(states: Tensor) -> Tensor:
     """The least-squares propagator at each position, from the pairs of tokens that end before it.
@@ -56,6 +61,7 @@ def fitted_propagator(states: Tensor) -> Tensor:
     """
     states = states.double()
     return _running_fit(states[:, :-1, None], states[:, 1:, None], delay=2).mT
+
 
 def fitted_trace_and_determinant(states: Tensor) -> Tensor:
     """Trace and determinant of the propagator at each position, fitted to s'' = trace s' - det s.
@@ -70,7 +76,9 @@ def fitted_trace_and_determinant(states: Tensor) -> Tensor:
     """
     states = states.double()
     pairs = torch.stack([states[:, 1:-1], -states[:, :-2]], -1)
-    return _running_fit(pairs, states[:, 2:, :, None], delay=4)[:, :states.shape[1], ..., 0]
+    return _running_fit(pairs, states[:, 2:, :, None], delay=4)[
+        :, : states.shape[1], ..., 0
+    ]
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-11
 def _oscillator_parameters(states: Tensor, dt: float) -> Tensor:
@@ -78,11 +86,14 @@ def _oscillator_parameters(states: Tensor, dt: float) -> Tensor:
     propagator = fitted_propagator(states)
     determinant = torch.linalg.det(propagator).clamp(min=1e-3)
     trace = propagator.diagonal(dim1=-2, dim2=-1).sum(-1)
-    gamma = -determinant.log()/(2*dt)
-    omega = torch.arccos((trace/(2*determinant.sqrt())).clamp(-1, 1))/dt
+    gamma = -determinant.log() / (2 * dt)
+    omega = torch.arccos((trace / (2 * determinant.sqrt())).clamp(-1, 1)) / dt
     return torch.stack([omega**2 + gamma**2, gamma], -1)
 
-def taylor_propagator(omega0_squared: Tensor, gamma: Tensor, dt: float, order: int = 4) -> Tensor:
+
+def taylor_propagator(
+    omega0_squared: Tensor, gamma: Tensor, dt: float, order: int = 4
+) -> Tensor:
     """The exponential of the generator, cut off: sum_{j <= order} (A dt)^j / j!.
 
     Args:
@@ -95,8 +106,12 @@ def taylor_propagator(omega0_squared: Tensor, gamma: Tensor, dt: float, order: i
         Shape (..., 2, 2).
     """
     zero, one = torch.zeros_like(gamma), torch.ones_like(gamma)
-    A = torch.stack([torch.stack([zero, one], -1), torch.stack([-omega0_squared, -2*gamma], -1)], -2)
-    return sum(torch.linalg.matrix_power(A*dt, j)/math.factorial(j) for j in range(order + 1))
+    A = torch.stack(
+        [torch.stack([zero, one], -1), torch.stack([-omega0_squared, -2 * gamma], -1)], -2
+    )
+    return sum(
+        torch.linalg.matrix_power(A * dt, j) / math.factorial(j) for j in range(order + 1)
+    )
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-13
 @cache
@@ -111,14 +126,18 @@ def lag_matrices(regime: Regime) -> Tensor:
     """
     return autoregression(regime, regime.length).coefficients.reshape(-1, 2, 2).flip(0).mT
 
+
 def _lagged(weights: Tensor, states: Tensor) -> Tensor:
     "sum_{j >= 1} weights[j] s_{t-j} at every position t, shape (b, n, 2)."
     out = torch.zeros_like(states)
-    for j in range(1, min(len(weights), states.shape[1])): out[:, j:] += states[:, :-j] @ weights[j].T
+    for j in range(1, min(len(weights), states.shape[1])):
+        out[:, j:] += states[:, :-j] @ weights[j].T
     return out
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-15
-def _times(matrices: Tensor, states: Tensor) -> Tensor: return (matrices @ states[..., None])[..., 0]
+def _times(matrices: Tensor, states: Tensor) -> Tensor:
+    return (matrices @ states[..., None])[..., 0]
+
 
 def algorithms(regime: Regime) -> dict[str, Algorithm]:
     """The four hypotheses about how an unknown oscillator is continued, as programs.
@@ -127,15 +146,34 @@ def algorithms(regime: Regime) -> dict[str, Algorithm]:
         regime: gives the time step and, for the autoregression, the prior.
     """
     dt, weights = regime.dt, lag_matrices(regime)
-    def propagator(s): return fitted_propagator(s).flatten(-2)
+
+    def propagator(s):
+        return fitted_propagator(s).flatten(-2)
+
     def invariants_and_previous(s):
-        return torch.cat([fitted_trace_and_determinant(s), nn.functional.pad(s[:, :-1], (0, 0, 1, 0))], -1)
+        return torch.cat(
+            [fitted_trace_and_determinant(s), nn.functional.pad(s[:, :-1], (0, 0, 1, 0))],
+            -1,
+        )
+
     return {
-        "identify-then-propagate": Algorithm(propagator, lambda s, c: _times(c.unflatten(-1, (2, 2)), s), 4),
-        "Cayley-Hamilton": Algorithm(invariants_and_previous, lambda s, c: c[..., :1]*s - c[..., 1:2]*c[..., 2:], 4),
-        "Taylor-4": Algorithm(lambda s: _oscillator_parameters(s, dt),
-                              lambda s, c: _times(taylor_propagator(c[..., 0], c[..., 1], dt), s), 2),
-        "autoregression": Algorithm(lambda s: _lagged(weights, s), lambda s, c: s @ weights[0].T + c, 2)}
+        "identify-then-propagate": Algorithm(
+            propagator, lambda s, c: _times(c.unflatten(-1, (2, 2)), s), 4
+        ),
+        "Cayley-Hamilton": Algorithm(
+            invariants_and_previous,
+            lambda s, c: c[..., :1] * s - c[..., 1:2] * c[..., 2:],
+            4,
+        ),
+        "Taylor-4": Algorithm(
+            lambda s: _oscillator_parameters(s, dt),
+            lambda s, c: _times(taylor_propagator(c[..., 0], c[..., 1], dt), s),
+            2,
+        ),
+        "autoregression": Algorithm(
+            lambda s: _lagged(weights, s), lambda s, c: s @ weights[0].T + c, 2
+        ),
+    }
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-17
 class KnownBlock(nn.Module):
@@ -145,9 +183,13 @@ class KnownBlock(nn.Module):
         super().__init__()
         self.algorithm = algorithm
         self.register_buffer("state", basis[:2])
-        self.register_buffer("gathered", basis[2:2 + algorithm.width])
+        self.register_buffer("gathered", basis[2 : 2 + algorithm.width])
         self.register_buffer("prediction", basis[-2:])
-        self.hook_resid_pre, self.hook_resid_mid, self.hook_resid_post = HookPoint(), HookPoint(), HookPoint()
+        self.hook_resid_pre, self.hook_resid_mid, self.hook_resid_post = (
+            HookPoint(),
+            HookPoint(),
+            HookPoint(),
+        )
         self.hook_attn_out, self.hook_mlp_out = HookPoint(), HookPoint()
 
     def forward(self, resid: Tensor) -> Tensor:
@@ -172,12 +214,15 @@ class KnownMechanism(Model):
     @dataclass(frozen=True)
     class Config:
         """Width of the residual stream."""
+
         d_model: int = 16
 
     def __init__(self, algorithm: Algorithm, seed: int = 0):
         super().__init__(self.Config())
         d = self.config.d_model
-        basis = torch.linalg.qr(torch.randn(d, d, generator=generator(seed, "basis"), dtype=torch.float64)).Q
+        basis = torch.linalg.qr(
+            torch.randn(d, d, generator=generator(seed, "basis"), dtype=torch.float64)
+        ).Q
         self.hook_embed = HookPoint()
         self.blocks = nn.ModuleList([KnownBlock(algorithm, basis)])
 
@@ -189,7 +234,8 @@ class KnownMechanism(Model):
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-22
 #: Ridge penalties to choose from, relative to the unit variance of the standardised features.
-PENALTIES = 10.0**torch.arange(-7, 3, dtype=torch.float64)
+PENALTIES = 10.0 ** torch.arange(-7, 3, dtype=torch.float64)
+
 
 def probe(features: Tensor, targets: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Ridge regression with the penalty chosen on a validation set.
@@ -203,14 +249,19 @@ def probe(features: Tensor, targets: Tensor, seed: int = 0) -> tuple[Tensor, Ten
         R^2 on the test set and on the validation set, shape (k,) each.
     """
     order = torch.randperm(len(features), generator=generator(seed, "split"))
-    fit, choose, test = order.tensor_split([int(0.6*len(order)), int(0.8*len(order))])
+    fit, choose, test = order.tensor_split([int(0.6 * len(order)), int(0.8 * len(order))])
     x, y = features.double(), targets.double()
-    x = (x - x[fit].mean(0))/x[fit].std(0).clamp(min=1e-9)
+    x = (x - x[fit].mean(0)) / x[fit].std(0).clamp(min=1e-9)
     y = y - y[fit].mean(0)
-    variance, axes = torch.linalg.eigh(x[fit].T @ x[fit]/len(fit))
-    overlap = axes.T @ (x[fit].T @ y[fit])/len(fit)
-    weights = axes @ (overlap/(variance.clamp(min=0)[:, None] + PENALTIES[:, None, None]))
-    def r2(rows): return 1 - (x[rows] @ weights - y[rows]).square().sum(1)/(y[rows] - y[rows].mean(0)).square().sum(0)
+    variance, axes = torch.linalg.eigh(x[fit].T @ x[fit] / len(fit))
+    overlap = axes.T @ (x[fit].T @ y[fit]) / len(fit)
+    weights = axes @ (overlap / (variance.clamp(min=0)[:, None] + PENALTIES[:, None, None]))
+
+    def r2(rows):
+        return 1 - (x[rows] @ weights - y[rows]).square().sum(1) / (
+            y[rows] - y[rows].mean(0)
+        ).square().sum(0)
+
     best = r2(choose).argmax(0, keepdim=True)
     return r2(test).gather(0, best)[0], r2(choose).gather(0, best)[0]
 
@@ -223,16 +274,28 @@ def probe_targets(contexts: Contexts) -> dict[str, Tensor]:
     """
     M = contexts.propagators
     trace = M.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return {"propagator": M.flatten(1), "trace": trace[:, None], "determinant": torch.linalg.det(M)[:, None],
-            "omega0^2": contexts.omega0[:, None]**2, "gamma": contexts.gamma[:, None]}
+    return {
+        "propagator": M.flatten(1),
+        "trace": trace[:, None],
+        "determinant": torch.linalg.det(M)[:, None],
+        "omega0^2": contexts.omega0[:, None] ** 2,
+        "gamma": contexts.gamma[:, None],
+    }
+
 
 def activation(model: Model, tokens: Tensor, site: str) -> Tensor:
     """What passes the hook point `site` at the last of the tokens (n, t, 2), shape (n, d)."""
-    with torch.no_grad(): return model.run_with_cache(tokens, names_filter=site)[1][site][:, -1]
+    with torch.no_grad():
+        return model.run_with_cache(tokens, names_filter=site)[1][site][:, -1]
+
 
 def stream_sites(model: Model) -> list[str]:
     """The hook points of the residual stream inside and after each block, in order."""
-    return [name for name in model.hook_points if name.endswith(("hook_resid_mid", "hook_resid_post"))]
+    return [
+        name
+        for name in model.hook_points
+        if name.endswith(("hook_resid_mid", "hook_resid_post"))
+    ]
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-29
 def quadratic_features(tokens: Tensor, scaled: bool) -> Tensor:
@@ -246,12 +309,15 @@ def quadratic_features(tokens: Tensor, scaled: bool) -> Tensor:
         Shape (n, m) with m = 2t + t(2t + 1).
     """
     flat = tokens.flatten(1)
-    if scaled: flat = flat/flat.square().mean(1, keepdim=True).sqrt()
+    if scaled:
+        flat = flat / flat.square().mean(1, keepdim=True).sqrt()
     i, j = torch.triu_indices(flat.shape[1], flat.shape[1])
-    return torch.cat([flat, flat[:, i]*flat[:, j]], 1)
+    return torch.cat([flat, flat[:, i] * flat[:, j]], 1)
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-31
-def control_targets(tokens: Tensor, targets: Tensor, sectors: int = 16, seed: int = 0) -> Tensor:
+def control_targets(
+    tokens: Tensor, targets: Tensor, sectors: int = 16, seed: int = 0
+) -> Tensor:
     """Targets with the values of the real ones that depend only on the direction of the last token, at random.
 
     Args:
@@ -264,8 +330,12 @@ def control_targets(tokens: Tensor, targets: Tensor, sectors: int = 16, seed: in
         Shape (n, k). Hewitt and Liang (2019), with sectors for word types.
     """
     x, p = tokens[:, -1].unbind(-1)
-    sector = ((torch.atan2(p, x)/(2*math.pi) + 0.5)*sectors).long().clamp(max=sectors - 1)
-    labels = targets[torch.randint(len(targets), (sectors,), generator=generator(seed, "labels"))]
+    sector = (
+        ((torch.atan2(p, x) / (2 * math.pi) + 0.5) * sectors).long().clamp(max=sectors - 1)
+    )
+    labels = targets[
+        torch.randint(len(targets), (sectors,), generator=generator(seed, "labels"))
+    ]
     return labels[sector]
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-33
@@ -273,8 +343,14 @@ def take(contexts: Contexts, rows: Tensor | slice) -> Contexts:
     """Some of the contexts, chosen as from a tensor."""
     return Contexts(*(getattr(contexts, field.name)[rows] for field in fields(contexts)))
 
-def probe_gap(model: Model, contexts: Contexts, untrained: Sequence[Model], seed: int = 0,
-              shortest: float = 0.1) -> dict[str, dict[str, float]]:
+
+def probe_gap(
+    model: Model,
+    contexts: Contexts,
+    untrained: Sequence[Model],
+    seed: int = 0,
+    shortest: float = 0.1,
+) -> dict[str, dict[str, float]]:
     """Held-out R^2 of probes at the best site of the stream, with everything that has to be subtracted.
 
     Args:
@@ -290,11 +366,17 @@ def probe_gap(model: Model, contexts: Contexts, untrained: Sequence[Model], seed
     """
     contexts = take(contexts, contexts.observed[:, 0].norm(dim=-1) > shortest)
     tokens, scores = contexts.observed[:, :-1], {}
-    streams = [{site: activation(net, tokens, site) for site in stream_sites(net)} for net in (model, *untrained)]
-    rivals = {"quadratic": quadratic_features(tokens, False), "scaled quadratic": quadratic_features(tokens, True)}
+    streams = [
+        {site: activation(net, tokens, site) for site in stream_sites(net)}
+        for net in (model, *untrained)
+    ]
+    rivals = {
+        "quadratic": quadratic_features(tokens, False),
+        "scaled quadratic": quadratic_features(tokens, True),
+    }
     for name, y in probe_targets(contexts).items():
         held_out, best = zip(*(_best_site(stream, y, seed) for stream in streams))
-        others = {"untrained": sum(held_out[1:])/len(untrained)}
+        others = {"untrained": sum(held_out[1:]) / len(untrained)}
         others |= {rival: float(probe(x, y, seed)[0].mean()) for rival, x in rivals.items()}
         labels = torch.cat([control_targets(tokens, y, seed=seed + i) for i in range(5)], 1)
         control = float(probe(streams[0][best[0]], labels, seed)[0].mean())
@@ -302,6 +384,7 @@ def probe_gap(model: Model, contexts: Contexts, untrained: Sequence[Model], seed
         scores[name] = {"trained": held_out[0], **others, "control": control, **gaps}
         scores[name]["selectivity"] = held_out[0] - control
     return scores
+
 
 def _best_site(stream: dict[str, Tensor], targets: Tensor, seed: int) -> tuple[float, str]:
     "Test score at the site with the best validation score, and that site."
