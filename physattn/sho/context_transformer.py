@@ -9,7 +9,6 @@ __all__ = ['ABLATIONS', 'HORIZONS', 'ContextTransformer', 'Muon', 'orthogonalize
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-04
 import math
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +22,16 @@ from ..foundations.estimates import Estimate, bootstrap
 from ..foundations.experiments import experiment, recall
 from ..foundations.models import HookPoint, Model
 from ..foundations.runs import Run, generator, seeded
-from .in_context import (REGIMES, Contexts, Regime, autoregression,
-                                     energy_norm_error, least_squares, nmse, posterior)
+from physattn.sho.in_context import (
+    REGIMES,
+    Contexts,
+    Regime,
+    autoregression,
+    energy_norm_error,
+    least_squares,
+    nmse,
+    posterior,
+)
 from .oscillator import Oscillator
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-09
@@ -46,6 +53,7 @@ class ContextTransformer(Model):
 
         d_mlp = 0 leaves out the MLPs.
         """
+
         d_model: int = 32
         n_heads: int = 4
         n_layers: int = 2
@@ -57,10 +65,11 @@ class ContextTransformer(Model):
         super().__init__(config)
         with seeded(seed, "weights"):
             self.embed = nn.Linear(2, config.d_model)
-            self.pos_embed = nn.Parameter(torch.randn(config.length, config.d_model)/2)
+            self.pos_embed = nn.Parameter(torch.randn(config.length, config.d_model) / 2)
             self.blocks = nn.ModuleList(
                 Block(config.d_model, config.n_heads, config.d_mlp, causal=config.causal)
-                for _ in range(config.n_layers))
+                for _ in range(config.n_layers)
+            )
             self.unembed = nn.Linear(config.d_model, 2)
         self.hook_embed, self.hook_pos_embed = HookPoint(), HookPoint()
 
@@ -77,16 +86,19 @@ class ContextTransformer(Model):
             ValueError: if there are more tokens than positions.
         """
         if tokens.shape[1] > self.config.length:
-            raise ValueError(f"{tokens.shape[1]} tokens do not fit into length = "
-                             f"{self.config.length}: pass the last {self.config.length}")
+            raise ValueError(
+                f"{tokens.shape[1]} tokens do not fit into length = "
+                f"{self.config.length}: pass the last {self.config.length}"
+            )
         scale = tokens[:, :1].norm(dim=-1, keepdim=True).clamp(min=1e-30)
-        return self.unembed(self.residual(tokens/scale))*scale
+        return self.unembed(self.residual(tokens / scale)) * scale
 
     def residual(self, tokens: Tensor) -> Tensor:
         """The residual stream after the last block, shape (batch, n, d_model)."""
-        positions = self.pos_embed[:tokens.shape[1]]
+        positions = self.pos_embed[: tokens.shape[1]]
         x = self.hook_embed(self.embed(tokens)) + self.hook_pos_embed(positions)
-        for block in self.blocks: x = block(x)
+        for block in self.blocks:
+            x = block(x)
         return x
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-14
@@ -110,9 +122,9 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 average = self.state[p].setdefault("average", torch.zeros_like(p))
                 average.lerp_(p.grad, 1 - group["momentum"])
-                aspect = max(1., p.shape[-2]/p.shape[-1])
+                aspect = max(1.0, p.shape[-2] / p.shape[-1])
                 update = orthogonalize(p.grad.lerp(average, group["momentum"]))
-                p.add_(update, alpha=-group["lr"]*math.sqrt(aspect))
+                p.add_(update, alpha=-group["lr"] * math.sqrt(aspect))
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-15
 def orthogonalize(matrix: Tensor) -> Tensor:
@@ -126,15 +138,22 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     """
     tall = matrix.shape[-2] > matrix.shape[-1]
     X = matrix.mT if tall else matrix
-    X = X/(X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         A = X @ X.mT
-        X = 3.4445*X + (-4.7750*A + 2.0315*A @ A) @ X
+        X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
     return X.mT if tall else X
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-17
-def fit(model: Model, loss: Callable[[int], Tensor], steps: int, rng: torch.Generator,
-        lr: float = 0.02, path: Path | None = None, desc: str = "") -> Run:
+def fit(
+    model: Model,
+    loss: Callable[[int], Tensor],
+    steps: int,
+    rng: torch.Generator,
+    lr: float = 0.02,
+    path: Path | None = None,
+    desc: str = "",
+) -> Run:
     """Minimise a loss: Muon for the matrices of the blocks, Adam for the rest.
 
     The step length warms up over 100 steps and then follows half a cosine.
@@ -153,24 +172,32 @@ def fit(model: Model, loss: Callable[[int], Tensor], steps: int, rng: torch.Gene
     """
     matrices = [p for name, p in model.blocks.named_parameters() if ".W_" in name]
     rest = [p for p in model.parameters() if all(p is not q for q in matrices)]
-    adam = torch.optim.AdamW(rest, 0.15*lr, betas=(0.9, 0.99), weight_decay=0.)
+    adam = torch.optim.AdamW(rest, 0.15 * lr, betas=(0.9, 0.99), weight_decay=0.0)
     optimizers = {"muon": Muon(matrices, lr), "adam": adam}
     peaks = {name: opt.param_groups[0]["lr"] for name, opt in optimizers.items()}
     run = Run(steps, {"model": model, "rng": rng, **optimizers}, path, desc=desc)
     for step in run:
-        schedule = min(1., (step + 1)/100)*(1 + math.cos(math.pi*step/steps))/2
-        for name, opt in optimizers.items(): opt.param_groups[0]["lr"] = peaks[name]*schedule
+        schedule = min(1.0, (step + 1) / 100) * (1 + math.cos(math.pi * step / steps)) / 2
+        for name, opt in optimizers.items():
+            opt.param_groups[0]["lr"] = peaks[name] * schedule
         value = loss(step)
         model.zero_grad()
         value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.)
-        for opt in optimizers.values(): opt.step()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt in optimizers.values():
+            opt.step()
         run.log(loss=value.item())
     return run
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-18
-def train(regime: Regime, config: ContextTransformer.Config, steps: int, batch: int = 256,
-          seed: int = 0, path: Path | None = None) -> ContextTransformer:
+def train(
+    regime: Regime,
+    config: ContextTransformer.Config,
+    steps: int,
+    batch: int = 256,
+    seed: int = 0,
+    path: Path | None = None,
+) -> ContextTransformer:
     """Train on fresh contexts of a regime: mean square error of the next observed token.
 
     Args:
@@ -182,27 +209,41 @@ def train(regime: Regime, config: ContextTransformer.Config, steps: int, batch: 
         path: checkpoint to resume from, or None.
     """
     model, rng = ContextTransformer(config, seed), generator(seed, "contexts")
+
     def loss(step):
         tokens = regime.sample(batch, rng).observed
         return (model(tokens[:, :-1]) - tokens[:, 1:]).square().sum(-1).mean()
+
     fit(model, loss, steps, rng, path=path, desc=f"seed {seed}")
     return model.requires_grad_(False)
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-22
-@experiment("sho/in-context", quick=dict(seeds=1, steps=300, batch=128, contexts=256),
-            full=dict(seeds=5, steps=10_000, batch=256, contexts=4096))
-def in_context(seeds: int, steps: int, batch: int, contexts: int, *, seed: int = 0,
-               folder: Path | None = None) -> dict:
+@experiment(
+    "sho/in-context",
+    quick=dict(seeds=1, steps=300, batch=128, contexts=256),
+    full=dict(seeds=5, steps=10_000, batch=256, contexts=4096),
+)
+def in_context(
+    seeds: int,
+    steps: int,
+    batch: int,
+    contexts: int,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> dict:
     """Train small transformers in S6; measure them against AR, least squares and Bayes."""
     regime, found = REGIMES["s6"], {}
     test = regime.sample(contexts, generator(seed, "test"))
     for i in range(seeds):
-        path = folder and folder/f"seed{i}.safetensors"
+        path = folder and folder / f"seed{i}.safetensors"
         model = train(regime, ContextTransformer.Config(), steps, batch, seed + i, path)
         found |= {f"seed{i}/{name}": weight for name, weight in model.state_dict().items()}
         found[f"nmse seed{i}"] = nmse(model(test.observed[:, :-1]), test.clean[:, 1:])
     values = np.stack([found[f"nmse seed{i}"].value for i in range(seeds)])
-    error = values.std(0, ddof=1)/math.sqrt(seeds) if seeds > 1 else found["nmse seed0"].error
+    error = (
+        values.std(0, ddof=1) / math.sqrt(seeds) if seeds > 1 else found["nmse seed0"].error
+    )
     found["nmse"] = Estimate(values.mean(0), error, seeds)
     found["parameters"] = sum(p.numel() for p in model.parameters())
     return found | references(test, regime)
@@ -223,8 +264,12 @@ def references(test: Contexts, regime: Regime) -> dict[str, Estimate]:
         if k >= 3:
             last = past[:, -1].double()[..., None]
             squares.append(nmse((least_squares(past) @ last)[..., 0], target))
-    return {"nmse Bayes": _joined(bayes), "nmse AR": _joined(ar),
-            "nmse least squares": _joined(squares)}
+    return {
+        "nmse Bayes": _joined(bayes),
+        "nmse AR": _joined(ar),
+        "nmse least squares": _joined(squares),
+    }
+
 
 def _joined(estimates: list[Estimate]) -> Estimate:
     value = np.array([estimate.value for estimate in estimates])
@@ -246,18 +291,28 @@ def trained(index: int = 0) -> ContextTransformer:
 #: What `sho/in-context-ablation` takes away, by name.
 ABLATIONS = {"attention only": dict(d_mlp=0), "one block": dict(n_layers=1)}
 
-@experiment("sho/in-context-ablation", quick=dict(seeds=1, steps=100),
-            full=dict(seeds=2, steps=3000))
-def in_context_ablation(seeds: int, steps: int, *, seed: int = 0,
-                        folder: Path | None = None) -> dict:
+
+@experiment(
+    "sho/in-context-ablation",
+    quick=dict(seeds=1, steps=100),
+    full=dict(seeds=2, steps=3000),
+)
+def in_context_ablation(
+    seeds: int, steps: int, *, seed: int = 0, folder: Path | None = None
+) -> dict:
     """Train the in-context transformer without its MLPs, and with one block instead of two."""
     regime, found = REGIMES["s6"], {}
     test = regime.sample(4096, generator(seed, "test"))
     for name, options in ABLATIONS.items():
         for i in range(seeds):
-            path = folder and folder/f"{name.replace(' ', '-')}{i}.safetensors"
-            model = train(regime, ContextTransformer.Config(**options), steps, seed=seed + i,
-                          path=path)
+            path = folder and folder / f"{name.replace(' ', '-')}{i}.safetensors"
+            model = train(
+                regime,
+                ContextTransformer.Config(**options),
+                steps,
+                seed=seed + i,
+                path=path,
+            )
             found[f"{name} seed{i}"] = nmse(model(test.observed[:, :-1]), test.clean[:, 1:])
     return found
 
@@ -274,7 +329,7 @@ def rollout(model: ContextTransformer, tokens: Tensor, steps: int) -> Tensor:
         The added tokens, shape (n, steps, 2).
     """
     for _ in range(steps):
-        tokens = torch.cat([tokens, model(tokens[:, -model.config.length:])[:, -1:]], 1)
+        tokens = torch.cat([tokens, model(tokens[:, -model.config.length :])[:, -1:]], 1)
     return tokens[:, -steps:]
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-39
@@ -285,17 +340,23 @@ class GeneratorTransformer(ContextTransformer):
     ahead or fifty, is that state propagated exactly: identify, then propagate, by construction.
 
     Args:
-        config: see `ContextTransformer.Config`.
+        config: see `ContextTransformer.Config`; None for three blocks and 16 tokens.
         seed: seed of the initial weights.
         regime: where its contexts come from: omega0 and gamma are kept below 1.2 times the
             largest of the regime, and dt is that of the regime.
     """
 
-    def __init__(self, config: ContextTransformer.Config = ContextTransformer.Config(length=16),
-                 seed: int = 0, regime: Regime = REGIMES["s6"]):
+    def __init__(
+        self,
+        config: ContextTransformer.Config | None = None,
+        seed: int = 0,
+        regime: Regime = REGIMES["s6"],
+    ):
+        config = config or ContextTransformer.Config(n_layers=3, length=16)
         super().__init__(config, seed)
         self.regime = regime
-        with seeded(seed, "head"): self.unembed = nn.Linear(config.d_model, 4)
+        with seeded(seed, "head"):
+            self.unembed = nn.Linear(config.d_model, 4)
 
     def identify(self, tokens: Tensor) -> tuple[Oscillator, Tensor]:
         """The oscillator that each token's past suggests, and the state at that token.
@@ -307,23 +368,28 @@ class GeneratorTransformer(ContextTransformer):
             Oscillators of shape (batch, n), and states of shape (batch, n, 2).
         """
         scale = tokens[:, :1].norm(dim=-1, keepdim=True).clamp(min=1e-30)
-        omega0, gamma, dx, dp = self.unembed(self.residual(tokens/scale)).unbind(-1)
-        omega0 = 1.2*self.regime.omega0[1]*omega0.double().sigmoid()
-        gamma = 1.2*self.regime.gamma[1]*gamma.double().sigmoid()
-        return (Oscillator(omega0, gamma), tokens + 0.1*scale*torch.stack([dx, dp], -1))
+        omega0, gamma, dx, dp = self.unembed(self.residual(tokens / scale)).unbind(-1)
+        omega0 = 1.2 * self.regime.omega0[1] * omega0.double().sigmoid()
+        gamma = 1.2 * self.regime.gamma[1] * gamma.double().sigmoid()
+        return (Oscillator(omega0, gamma), tokens + 0.1 * scale * torch.stack([dx, dp], -1))
 
     def forward(self, tokens: Tensor, steps: int = 1) -> Tensor:
         """Predict `steps` ahead of every token, shape (batch, n, 2)."""
         oscillator, state = self.identify(tokens)
-        ahead = oscillator.propagator(steps*self.regime.dt).to(state)
+        ahead = oscillator.propagator(steps * self.regime.dt).to(state)
         return (ahead @ state[..., None])[..., 0]
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-41
-def train_generator(regime: Regime, steps: int, ahead: int = 50, tokens: int = 16,
-                    batch: int = 256, seed: int = 0,
-                    path: Path | None = None) -> GeneratorTransformer:
-    """Train a generator head on unrolled predictions, one step ahead and at two random
-    horizons.
+def train_generator(
+    regime: Regime,
+    steps: int,
+    ahead: int = 50,
+    tokens: int = 16,
+    batch: int = 256,
+    seed: int = 0,
+    path: Path | None = None,
+) -> GeneratorTransformer:
+    """Train a generator head on predictions one step ahead and at two random horizons.
 
     The loss is the mean of ln(relative square error + 1e-4). Horizons are drawn log-uniformly
     up to a limit that grows from 1 to `ahead` in the first 70 % of the training. Targets are
@@ -338,26 +404,31 @@ def train_generator(regime: Regime, steps: int, ahead: int = 50, tokens: int = 1
         seed: seed of weights and data.
         path: checkpoint to resume from, or None.
     """
-    model = GeneratorTransformer(ContextTransformer.Config(length=tokens), seed, regime)
+    model = GeneratorTransformer(
+        ContextTransformer.Config(n_layers=3, length=tokens), seed, regime
+    )
     rng, regime = generator(seed, "unrolled"), replace(regime, length=tokens + ahead)
+
     def loss(step):
-        contexts, limit = regime.sample(batch, rng), ahead**min(1., step/(0.7*steps))
+        contexts, limit = regime.sample(batch, rng), ahead ** min(1.0, step / (0.7 * steps))
         horizons = [1] + [round(limit**u) for u in torch.rand(2, generator=rng).tolist()]
         oscillator, state = model.identify(contexts.observed[:, :tokens])
-        total = 0.
+        total = 0.0
         for h in horizons:
-            M = oscillator.propagator(h*regime.dt).to(state)
+            M = oscillator.propagator(h * regime.dt).to(state)
             prediction = (M @ state[..., None])[..., 0]
-            truth = contexts.clean[:, 2 + h:tokens + h]
-            missed = (prediction[:, 2:] - truth).square().sum(-1)/truth.square().sum(-1)
+            truth = contexts.clean[:, 2 + h : tokens + h]
+            missed = (prediction[:, 2:] - truth).square().sum(-1) / truth.square().sum(-1)
             total = total + (missed + 1e-4).log().mean()
-        return total/len(horizons)
+        return total / len(horizons)
+
     fit(model, loss, steps, rng, path=path, desc=f"generator, seed {seed}")
     return model.requires_grad_(False)
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-43
-def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float,
-           rounds: int = 1) -> tuple[Oscillator, Tensor]:
+def polish(
+    tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float, rounds: int = 1
+) -> tuple[Oscillator, Tensor]:
     """Gauss-Newton steps from a guess towards the oscillator that fits a context best.
 
     Args:
@@ -371,19 +442,28 @@ def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float,
         Oscillators of shape (n,) and their states at the last token, shape (n, 2).
     """
     tokens, omega0, gamma, h = tokens.double(), omega0.double(), gamma.double(), 1e-5
-    times = dt*torch.arange(tokens.shape[1], dtype=torch.float64)
+    times = dt * torch.arange(tokens.shape[1], dtype=torch.float64)
     observed = tokens.flatten(1)[..., None]
+
     def maps(omega0: Tensor, gamma: Tensor) -> Tensor:
         return Oscillator(omega0[:, None], gamma[:, None]).propagator(times).flatten(1, 2)
-    def start(M: Tensor) -> Tensor: return torch.linalg.lstsq(M, observed).solution
+
+    def start(M: Tensor) -> Tensor:
+        return torch.linalg.lstsq(M, observed).solution
+
     for _ in range(rounds):
         M = maps(omega0, gamma)
         state = start(M)
-        slopes = [(maps(omega0 + h*a, gamma + h*b) - M) @ state/h for a, b in ((1, 0), (0, 1))]
-        step = torch.linalg.lstsq(torch.cat([*slopes, M], -1), observed - M @ state).solution
+        slopes = [
+            (maps(omega0 + h * a, gamma + h * b) - M) @ state / h
+            for a, b in ((1, 0), (0, 1))
+        ]
+        step = torch.linalg.lstsq(
+            torch.cat([*slopes, M], -1), observed - M @ state
+        ).solution
         step = step[..., 0].clamp(-0.1, 0.1)
         omega0 = (omega0 + step[:, 0]).clamp(min=1e-3)
-        gamma = (gamma + step[:, 1]).clamp(min=0.)
+        gamma = (gamma + step[:, 1]).clamp(min=0.0)
     M = maps(omega0, gamma)
     return Oscillator(omega0, gamma), (M[:, -2:] @ start(M))[..., 0]
 
@@ -391,23 +471,41 @@ def polish(tokens: Tensor, omega0: Tensor, gamma: Tensor, dt: float,
 #: Steps ahead at which long predictions are judged.
 HORIZONS = (1, 5, 10, 20, 50)
 
-@experiment("sho/in-context-rollout", quick=dict(seeds=1, steps=100, batch=64, contexts=100),
-            full=dict(seeds=2, steps=6000, batch=256, contexts=1000))
-def in_context_rollout(seeds: int, steps: int, batch: int, contexts: int, *, seed: int = 0,
-                       folder: Path | None = None) -> dict:
+
+@experiment(
+    "sho/in-context-rollout",
+    quick=dict(seeds=1, steps=100, batch=64, contexts=100),
+    full=dict(seeds=2, steps=10_000, batch=256, contexts=1000),
+)
+def in_context_rollout(
+    seeds: int,
+    steps: int,
+    batch: int,
+    contexts: int,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> dict:
     """Train generator heads; measure how far they, least squares and Bayes see ahead."""
     found, regime = {}, REGIMES["s6"]
-    test = replace(regime, length=15 + HORIZONS[-1]).sample(contexts, generator(seed, "far"))
+    test = replace(regime, length=15 + HORIZONS[-1]).sample(
+        contexts, generator(seed, "far")
+    )
     for i in range(seeds):
-        path = folder and folder/f"generator{i}.safetensors"
+        path = folder and folder / f"generator{i}.safetensors"
         model = train_generator(regime, steps, batch=batch, seed=seed + i, path=path)
         found |= {f"seed{i}/{name}": weight for name, weight in model.state_dict().items()}
-        found |= {f"{name} seed{i}": value for name, value in far_errors(test, model).items()}
+        found |= {
+            f"{name} seed{i}": value for name, value in far_errors(test, model).items()
+        }
     return found | far_errors(test)
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-46
-def far_errors(test: Contexts, model: GeneratorTransformer | None = None,
-               regime: Regime = REGIMES["s6"]) -> dict[str, list[Estimate]]:
+def far_errors(
+    test: Contexts,
+    model: GeneratorTransformer | None = None,
+    regime: Regime = REGIMES["s6"],
+) -> dict[str, list[Estimate]]:
     """Median relative error in the energy norm at each of `HORIZONS` after 16 tokens.
 
     Args:
@@ -421,26 +519,39 @@ def far_errors(test: Contexts, model: GeneratorTransformer | None = None,
         mean.
     """
     seen = test.observed[:, :16]
+
     def medians(predict: Callable[[int], Tensor]) -> list[Estimate]:
         errors = [energy_norm_error(predict(h), test, 15 + h).numpy() for h in HORIZONS]
         return [bootstrap(error, np.median) for error in errors]
+
     def ahead(oscillator: Oscillator, state: Tensor) -> list[Estimate]:
         column = state.double()[..., None]
-        return medians(lambda h: (oscillator.propagator(h*regime.dt) @ column)[..., 0])
+        return medians(lambda h: (oscillator.propagator(h * regime.dt) @ column)[..., 0])
+
     if model is not None:
         oscillator, state = model.identify(seen)
         guess = oscillator.omega0[:, -1], oscillator.gamma[:, -1]
-        return {"head": ahead(Oscillator(*guess), state[:, -1]),
-                "head, one Newton step": ahead(*polish(seen, *guess, regime.dt))}
+        return {
+            "head": ahead(Oscillator(*guess), state[:, -1]),
+            "head, one Newton step": ahead(*polish(seen, *guess, regime.dt)),
+        }
     M = least_squares(seen)
     last, bayes = seen[:, -1].double()[..., None], posterior(seen, regime)
-    decay = torch.linalg.det(M).clamp(1e-3, 1.).log()/(-2*regime.dt)
-    cosine = (M[:, 0, 0] + M[:, 1, 1])/2*(decay*regime.dt).exp()
-    omega0 = (decay**2 + (cosine.clamp(-1, 1).acos()/regime.dt)**2).sqrt()
-    centre = [torch.full_like(decay, sum(limits)/2) for limits in (regime.omega0, regime.gamma)]
-    def power(h: int) -> Tensor: return (torch.linalg.matrix_power(M, h) @ last)[..., 0]
-    return {"least squares": medians(power),
-            "least squares, one Newton step": ahead(*polish(seen, omega0, decay, regime.dt)),
-            "centre of the prior, six Newton steps": ahead(
-                *polish(seen, *centre, regime.dt, rounds=6)),
-            "Bayes": medians(bayes.predict)}
+    decay = torch.linalg.det(M).clamp(1e-3, 1.0).log() / (-2 * regime.dt)
+    cosine = (M[:, 0, 0] + M[:, 1, 1]) / 2 * (decay * regime.dt).exp()
+    omega0 = (decay**2 + (cosine.clamp(-1, 1).acos() / regime.dt) ** 2).sqrt()
+    centre = [
+        torch.full_like(decay, sum(limits) / 2) for limits in (regime.omega0, regime.gamma)
+    ]
+
+    def power(h: int) -> Tensor:
+        return (torch.linalg.matrix_power(M, h) @ last)[..., 0]
+
+    return {
+        "least squares": medians(power),
+        "least squares, one Newton step": ahead(*polish(seen, omega0, decay, regime.dt)),
+        "centre of the prior, six Newton steps": ahead(
+            *polish(seen, *centre, regime.dt, rounds=6)
+        ),
+        "Bayes": medians(bayes.predict),
+    }

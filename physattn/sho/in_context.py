@@ -37,6 +37,7 @@ class Contexts:
         dt: time between tokens of each, shape (n,) (s).
         propagators: exact one-step map of each, shape (n, 2, 2).
     """
+
     observed: Tensor
     clean: Tensor
     omega0: Tensor
@@ -62,6 +63,7 @@ class Regime:
     Raises:
         ValueError: a range is upside down, or noise or length is negative.
     """
+
     omega0: tuple[float, float]
     gamma: tuple[float, float]
     dt: float | None
@@ -72,13 +74,18 @@ class Regime:
         for name in ("omega0", "gamma"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
-                raise ValueError(f"{name} = ({low}, {high}) is no range: give 0 <= low <= high")
+                raise ValueError(
+                    f"{name} = ({low}, {high}) is no range: give 0 <= low <= high"
+                )
         for name in ("noise", "length"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)} is negative: give 0 or more")
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} is negative: give 0 or more"
+                )
 
-    def sample(self, n: int, generator: torch.Generator,
-               dtype: torch.dtype = torch.float32) -> Contexts:
+    def sample(
+        self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Contexts:
         """Draw `n` oscillators, start each somewhere, and watch.
 
         Args:
@@ -86,15 +93,23 @@ class Regime:
             generator: source of randomness.
             dtype: of the tensors that come back; everything is computed in float64.
         """
+
         def uniform(low, high):
-            return low + (high - low)*torch.rand(n, generator=generator, dtype=torch.float64)
+            return low + (high - low) * torch.rand(
+                n, generator=generator, dtype=torch.float64
+            )
+
         omega0, gamma = uniform(*self.omega0), uniform(*self.gamma)
-        dt = torch.full_like(omega0, self.dt or 0.)
-        if self.dt is None: dt = uniform(0., 2*math.pi)/omega0
+        dt = torch.full_like(omega0, self.dt or 0.0)
+        if self.dt is None:
+            dt = uniform(0.0, 2 * math.pi) / omega0
         oscillator = Oscillator(omega0, gamma)
-        def normal(*shape): return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        def normal(*shape):
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
         clean = oscillator.trajectory(normal(n, 2), dt, self.length)
-        observed = clean + self.noise*normal(*clean.shape)
+        observed = clean + self.noise * normal(*clean.shape)
         tensors = observed, clean, omega0, gamma, dt, oscillator.propagator(dt)
         return Contexts(*(t.to(dtype) for t in tensors))
 
@@ -110,25 +125,31 @@ class Regime:
             (nodes,).
         """
         omega0, w = _gauss(*self.omega0, points)
-        gamma, v = _gauss(*self.gamma, 1 if self.gamma[0] == self.gamma[1] else points//10)
+        gamma, v = _gauss(
+            *self.gamma, 1 if self.gamma[0] == self.gamma[1] else points // 10
+        )
         phases = points if self.dt is None else 1
-        phase = 2*math.pi*(torch.arange(phases, dtype=torch.float64) + 0.5)/phases
+        phase = 2 * math.pi * (torch.arange(phases, dtype=torch.float64) + 0.5) / phases
         nodes = torch.cartesian_prod(omega0, gamma, phase)
         omega0, gamma, phase = nodes.unbind(-1)
-        weights = torch.einsum("i,j->ij", w, v).flatten().repeat_interleave(phases)/phases
-        dt = phase/omega0 if self.dt is None else torch.full_like(omega0, self.dt)
+        weights = torch.einsum("i,j->ij", w, v).flatten().repeat_interleave(phases) / phases
+        dt = phase / omega0 if self.dt is None else torch.full_like(omega0, self.dt)
         return Oscillator(omega0, gamma), dt, weights
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-11
 def _gauss(low: float, high: float, points: int) -> tuple[Tensor, Tensor]:
     nodes, weights = np.polynomial.legendre.leggauss(points)
-    return torch.from_numpy((low + high)/2 + (high - low)/2*nodes), torch.from_numpy(weights/2)
+    return torch.from_numpy((low + high) / 2 + (high - low) / 2 * nodes), torch.from_numpy(
+        weights / 2
+    )
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-12
 #: Three settings: the follow-up's, the one where the null fails, and that of Kantamneni et al.
-REGIMES = {"follow-up": Regime(omega0=(1., 4.), gamma=(0.1, 0.1), dt=0.1, noise=0., length=40),
-           "s6": Regime(omega0=(0.2, 3.), gamma=(0., 0.3), dt=1., noise=0.01, length=8),
-           "kantamneni": Regime((math.pi/2, math.pi), (0., 0.), dt=None, noise=0., length=64)}
+REGIMES = {
+    "follow-up": Regime(omega0=(1.0, 4.0), gamma=(0.1, 0.1), dt=0.1, noise=0.0, length=40),
+    "s6": Regime(omega0=(0.2, 3.0), gamma=(0.0, 0.3), dt=1.0, noise=0.01, length=8),
+    "kantamneni": Regime((math.pi / 2, math.pi), (0.0, 0.0), dt=None, noise=0.0, length=64),
+}
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-16
 def nmse(prediction: Tensor, target: Tensor) -> Estimate:
@@ -142,9 +163,9 @@ def nmse(prediction: Tensor, target: Tensor) -> Estimate:
         Estimate with value and standard error of shape (...): the error is that of a ratio of
         two means over n contexts.
     """
-    missed, power = ((t.double()**2).sum(-1) for t in (prediction - target, target))
-    value = missed.mean(0)/power.mean(0)
-    error = (missed - value*power).std(0)/power.mean(0)/math.sqrt(len(missed))
+    missed, power = ((t.double() ** 2).sum(-1) for t in (prediction - target, target))
+    value = missed.mean(0) / power.mean(0)
+    error = (missed - value * power).std(0) / power.mean(0) / math.sqrt(len(missed))
     return Estimate(value.numpy()[()], error.numpy()[()], len(missed))
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-18
@@ -158,17 +179,22 @@ class Autoregression:
         components: which of x (0) and p (1) it sees and predicts.
         nmse: its exact normalised mean square error on the clean token k.
     """
+
     coefficients: Tensor
     components: tuple[int, ...]
     nmse: float
 
     def predict(self, tokens: Tensor) -> Tensor:
         """The next token of contexts of shape (n, k, 2), shape (n, c)."""
-        return tokens[..., self.components].flatten(1).to(self.coefficients) @ self.coefficients
+        return (
+            tokens[..., self.components].flatten(1).to(self.coefficients)
+            @ self.coefficients
+        )
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-19
-def autoregression(regime: Regime, k: int, components: tuple[int, ...] = (0, 1),
-                   points: int = 200) -> Autoregression:
+def autoregression(
+    regime: Regime, k: int, components: tuple[int, ...] = (0, 1), points: int = 200
+) -> Autoregression:
     """Fit AR(k) to the prior itself: least squares over quadrature nodes.
 
     The rows of the problem are square roots of quadrature weights times trajectories from x0 = 1
@@ -185,17 +211,18 @@ def autoregression(regime: Regime, k: int, components: tuple[int, ...] = (0, 1),
     Raises:
         ValueError: if k is not positive.
     """
-    if k < 1: raise ValueError(f"k = {k} tokens say nothing: give k >= 1")
+    if k < 1:
+        raise ValueError(f"k = {k} tokens say nothing: give k >= 1")
     oscillator, dt, weights = regime.quadrature(points)
-    maps = torch.stack([oscillator.propagator(j*dt) for j in range(k + 1)], 1)
-    maps = maps*weights.sqrt()[:, None, None, None]
+    maps = torch.stack([oscillator.propagator(j * dt) for j in range(k + 1)], 1)
+    maps = maps * weights.sqrt()[:, None, None, None]
     rows = maps[:, :, components].permute(0, 3, 1, 2).flatten(0, 1)
     past, target = rows[:, :k].flatten(1), rows[:, k]
-    noise = regime.noise*torch.eye(past.shape[1], dtype=torch.float64)
+    noise = regime.noise * torch.eye(past.shape[1], dtype=torch.float64)
     left = torch.cat([past, noise])
-    right = torch.cat([target, torch.zeros_like(noise[:, :len(components)])])
+    right = torch.cat([target, torch.zeros_like(noise[:, : len(components)])])
     coefficients = torch.linalg.lstsq(left, right, rcond=1e-16, driver="gelsd").solution
-    error = (left @ coefficients - right).square().sum()/target.square().sum()
+    error = (left @ coefficients - right).square().sum() / target.square().sum()
     return Autoregression(coefficients, components, float(error))
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-26
@@ -212,8 +239,10 @@ def capacity(low: float, high: float) -> float:
         ValueError: if the angles are not in that order.
     """
     if not 0 <= low <= high <= math.pi:
-        raise ValueError(f"low, high = {low}, {high} are no band: give 0 <= low <= high <= pi")
-    return math.sqrt((math.cos(low) - math.cos(high))/2)
+        raise ValueError(
+            f"low, high = {low}, {high} are no band: give 0 <= low <= high <= pi"
+        )
+    return math.sqrt((math.cos(low) - math.cos(high)) / 2)
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-28
 def band_errors(low: float, high: float, lags: int, momentum: bool = False) -> np.ndarray:
@@ -230,44 +259,50 @@ def band_errors(low: float, high: float, lags: int, momentum: bool = False) -> n
     Returns:
         Natural logarithm of the normalised mean square error of x, shape (lags,).
     """
-    with localcontext(prec=40 + 12*lags):
+    with localcontext(prec=40 + 12 * lags):
         upper, lower = (_moments(Decimal(angle), lags) for angle in (high, low))
         moments = {key: upper[key] - lower[key] for key in upper}
+
         def inner(u: tuple[int, int], v: tuple[int, int]) -> Decimal:
             (i, a), (j, b) = u, v
-            return moments[a + b, abs(i - j)]*(1 if a == b or (i > j) == (a > b) else -1)
+            return moments[a + b, abs(i - j)] * (1 if a == b or (i > j) == (a > b) else -1)
+
         past = [(lag, part) for lag in range(1, lags + 1) for part in range(1 + momentum)]
         error, rows, shares, errors = inner((0, 0), (0, 0)), [], [], []
         for u in past:
             row = []
             for v, other in zip(past, rows):
-                row.append((inner(u, v) - _dot(row, other))/other[-1])
+                row.append((inner(u, v) - _dot(row, other)) / other[-1])
             row.append((inner(u, u) - _dot(row, row)).sqrt())
-            shares.append((inner((0, 0), u) - _dot(shares, row))/row[-1])
-            error -= shares[-1]**2
+            shares.append((inner((0, 0), u) - _dot(shares, row)) / row[-1])
+            error -= shares[-1] ** 2
             rows.append(row)
-            if u[1] == momentum: errors.append(float((error/inner((0, 0), (0, 0))).ln()))
+            if u[1] == momentum:
+                errors.append(float((error / inner((0, 0), (0, 0))).ln()))
     return np.array(errors)
 
+
 def _dot(a: list[Decimal], b: list[Decimal]) -> Decimal:
-    return sum((x*y for x, y in zip(a, b)), Decimal(0))
+    return sum((x * y for x, y in zip(a, b)), Decimal(0))
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-29
 def _moments(angle: Decimal, lags: int) -> dict[tuple[int, int], Decimal]:
     """Integrals from 0 to `angle` of cos(m t), t sin(m t), t^2 cos(m t), by (power, m)."""
     cosine, sine, term, n = Decimal(0), Decimal(0), Decimal(1), 0
-    while abs(term) > Decimal(10)**-getcontext().prec:
-        if n % 2: sine += term*(-1)**(n//2)
-        else: cosine += term*(-1)**(n//2)
+    while abs(term) > Decimal(10) ** -getcontext().prec:
+        if n % 2:
+            sine += term * (-1) ** (n // 2)
+        else:
+            cosine += term * (-1) ** (n // 2)
         n += 1
-        term *= angle/n
-    moments = {(0, 0): angle, (1, 0): Decimal(0), (2, 0): angle**3/3}
+        term *= angle / n
+    moments = {(0, 0): angle, (1, 0): Decimal(0), (2, 0): angle**3 / 3}
     c, s = Decimal(1), Decimal(0)
     for m in range(1, lags + 1):
-        c, s = c*cosine - s*sine, s*cosine + c*sine
-        moments[0, m] = s/m
-        moments[1, m] = s/m**2 - angle*c/m
-        moments[2, m] = angle**2*s/m + 2*angle*c/m**2 - 2*s/m**3
+        c, s = c * cosine - s * sine, s * cosine + c * sine
+        moments[0, m] = s / m
+        moments[1, m] = s / m**2 - angle * c / m
+        moments[2, m] = angle**2 * s / m + 2 * angle * c / m**2 - 2 * s / m**3
     return moments
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-31
@@ -280,7 +315,7 @@ def decay_rate(log_errors: np.ndarray) -> float:
         log_errors: natural logarithms of the errors for k = 1, 2, ..., shape (lags,).
     """
     k = np.arange(1, len(log_errors) + 1)
-    use = (k % 2 == 0) & (k > len(k)//4)
+    use = (k % 2 == 0) & (k > len(k) // 4)
     design = np.stack([np.ones(len(k)), k, np.log(k)], 1)[use]
     return float(np.exp(np.linalg.lstsq(design, log_errors[use], rcond=None)[0][1]))
 
@@ -298,8 +333,9 @@ def least_squares(tokens: Tensor) -> Tensor:
         ValueError: if there are fewer than 3 tokens, which leave M undetermined.
     """
     if tokens.shape[1] < 3:
-        raise ValueError(f"{tokens.shape[1]} tokens do not determine a 2 x 2 matrix: give at "
-                         f"least 3")
+        raise ValueError(
+            f"{tokens.shape[1]} tokens do not determine a 2 x 2 matrix: give at least 3"
+        )
     tokens = tokens.double()
     return torch.linalg.lstsq(tokens[:, :-1], tokens[:, 1:]).solution.mT
 
@@ -317,7 +353,9 @@ def energy_norm_error(prediction: Tensor, contexts: Contexts, token: int) -> Ten
     """
     oscillator = Oscillator(contexts.omega0, contexts.gamma)
     truth = contexts.clean[:, token].double()
-    return (oscillator.energy(prediction.double() - truth)/oscillator.energy(truth)).sqrt()
+    return (
+        oscillator.energy(prediction.double() - truth) / oscillator.energy(truth)
+    ).sqrt()
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-42
 @dataclass(frozen=True)
@@ -331,6 +369,7 @@ class Posterior:
         state: mean of the last clean state given omega0 and gamma, shape (n, cells, 2).
         dt: time between tokens (s).
     """
+
     omega0: Tensor
     gamma: Tensor
     weight: Tensor
@@ -342,12 +381,13 @@ class Posterior:
 
         No predictor has a smaller mean square error.
         """
-        ahead = Oscillator(self.omega0, self.gamma).propagator(steps*self.dt)
+        ahead = Oscillator(self.omega0, self.gamma).propagator(steps * self.dt)
         return torch.einsum("nc,ncij,ncj->ni", self.weight, ahead, self.state)
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-43
-def posterior(tokens: Tensor, regime: Regime, resolved: float = 100.,
-              levels: int = 20) -> Posterior:
+def posterior(
+    tokens: Tensor, regime: Regime, resolved: float = 100.0, levels: int = 20
+) -> Posterior:
     """Bayes' rule for the regime: exact in the states, by adaptive cells in (omega0, gamma).
 
     Given (omega0, gamma) everything is Gaussian. The prior's rectangle is cut into 64 x 16
@@ -364,34 +404,48 @@ def posterior(tokens: Tensor, regime: Regime, resolved: float = 100.,
         ValueError: if the regime has no noise or no fixed dt.
     """
     if regime.dt is None or regime.noise <= 0:
-        raise ValueError(f"dt = {regime.dt} and noise = {regime.noise} leave no smooth "
-                         f"posterior: give a fixed dt and noise > 0")
+        raise ValueError(
+            f"dt = {regime.dt} and noise = {regime.noise} leave no smooth "
+            f"posterior: give a fixed dt and noise > 0"
+        )
     tokens = tokens.double()
     (low, high), (slow, fast) = regime.omega0, regime.gamma
     rows = 1 if low == high else 1024 if slow == fast else 64
-    columns = 1024//rows
-    size = torch.tensor([(high - low)/rows, (fast - slow)/columns], dtype=torch.float64)
+    columns = 1024 // rows
+    size = torch.tensor([(high - low) / rows, (fast - slow) / columns], dtype=torch.float64)
     corner = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)) + 0.5
-    centre = torch.tensor([low, slow], dtype=torch.float64) + corner*size
-    parts = [_posterior(part, centre, size, regime, resolved, levels)
-             for part in tokens.split(128)]
+    centre = torch.tensor([low, slow], dtype=torch.float64) + corner * size
+    parts = [
+        _posterior(part, centre, size, regime, resolved, levels)
+        for part in tokens.split(128)
+    ]
     return Posterior(*(torch.cat(p) for p in zip(*parts)), regime.dt)
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-44
-def _posterior(tokens: Tensor, centre: Tensor, size: Tensor, regime: Regime, resolved: float,
-               levels: int) -> tuple[Tensor, ...]:
+def _posterior(
+    tokens: Tensor,
+    centre: Tensor,
+    size: Tensor,
+    regime: Regime,
+    resolved: float,
+    levels: int,
+) -> tuple[Tensor, ...]:
     centre, size = centre.repeat(len(tokens), 1, 1), size.repeat(len(tokens), 1)
     log_weight, state = _evidence(tokens, centre, regime)
     ranges = regime.omega0, regime.gamma
-    halves = [[-0.25, 0.25] if low < high else [0.] for low, high in ranges]
-    children = torch.cartesian_prod(*(torch.tensor(half, dtype=torch.float64)
-                                      for half in halves))
+    halves = [[-0.25, 0.25] if low < high else [0.0] for low, high in ranges]
+    children = torch.cartesian_prod(
+        *(torch.tensor(half, dtype=torch.float64) for half in halves)
+    )
     for _ in range(levels):
-        todo = (1/log_weight.softmax(-1).pow(2).sum(-1) < resolved).nonzero()[:, 0]
-        if not len(todo): break
-        best = log_weight[todo].topk(1024//len(children)).indices
+        todo = (1 / log_weight.softmax(-1).pow(2).sum(-1) < resolved).nonzero()[:, 0]
+        if not len(todo):
+            break
+        best = log_weight[todo].topk(1024 // len(children)).indices
         heaviest = centre[todo].gather(1, best[..., None].expand(-1, -1, 2))
-        centre[todo] = (heaviest[:, :, None] + children*size[todo][:, None, None]).flatten(1, 2)
+        centre[todo] = (
+            heaviest[:, :, None] + children * size[todo][:, None, None]
+        ).flatten(1, 2)
         size[todo] /= 2
         log_weight[todo], state[todo] = _evidence(tokens[todo], centre[todo], regime)
     return *centre.unbind(-1), log_weight.softmax(-1), state
@@ -401,13 +455,14 @@ def _evidence(tokens: Tensor, centre: Tensor, regime: Regime) -> tuple[Tensor, T
     k, oscillator = tokens.shape[1], Oscillator(*centre.unbind(-1))
     one = torch.eye(2, dtype=torch.float64)
     step, maps = oscillator.propagator(regime.dt), [one.expand(*centre.shape, 2)]
-    for _ in range(k - 1): maps.append(step @ maps[-1])
+    for _ in range(k - 1):
+        maps.append(step @ maps[-1])
     ahead, maps = maps[-1], torch.stack(maps, -3)
     stacked = maps.flatten(-3, -2)
-    precision = one + stacked.mT @ stacked/regime.noise**2
-    pull = torch.einsum("nckij,nki->ncj", maps, tokens)/regime.noise**2
+    precision = one + stacked.mT @ stacked / regime.noise**2
+    pull = torch.einsum("nckij,nki->ncj", maps, tokens) / regime.noise**2
     start = torch.linalg.solve(precision, pull)
-    log_weight = ((pull*start).sum(-1) - torch.linalg.det(precision).log())/2
+    log_weight = ((pull * start).sum(-1) - torch.linalg.det(precision).log()) / 2
     return log_weight, (ahead @ start[..., None])[..., 0]
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-50
@@ -429,14 +484,15 @@ def leak(model: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
         ValueError: if there is no other context to take the future from.
     """
     if len(tokens) < 2:
-        raise ValueError(f"{len(tokens)} context has no other to exchange futures with: give "
-                         f"at least 2")
+        raise ValueError(
+            f"{len(tokens)} context has no other to exchange futures with: give at least 2"
+        )
     with torch.no_grad():
         prediction, other, changes = model(tokens), tokens.roll(1, 0), []
         for i in range(tokens.shape[1] - 1):
-            mixed = torch.cat([tokens[:, :i + 1], other[:, i + 1:]], 1)
-            changes.append((model(mixed) - prediction)[:, :i + 1].abs().max())
-        return torch.stack(changes)/prediction.abs().max()
+            mixed = torch.cat([tokens[:, : i + 1], other[:, i + 1 :]], 1)
+            changes.append((model(mixed) - prediction)[:, : i + 1].abs().max())
+        return torch.stack(changes) / prediction.abs().max()
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-52
 class Positions(nn.Module):
@@ -449,15 +505,20 @@ class Positions(nn.Module):
 
     def __init__(self, length: int, d_model: int):
         super().__init__()
-        self.table = nn.Parameter(torch.randn(length, d_model)/2)
+        self.table = nn.Parameter(torch.randn(length, d_model) / 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens of shape (batch, n, d_model), told where they are."""
-        return x + self.table[:x.shape[1]]
+        return x + self.table[: x.shape[1]]
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-53
-def attention_stack(causal: bool = True, positions: int = 0, layers: int = 2,
-                    d_model: int = 32, seed: int = 0) -> nn.Sequential:
+def attention_stack(
+    causal: bool = True,
+    positions: int = 0,
+    layers: int = 2,
+    d_model: int = 32,
+    seed: int = 0,
+) -> nn.Sequential:
     """The follow-up's model: embed, attention-only blocks with heads of size 16, unembed.
 
     Args:
@@ -469,12 +530,21 @@ def attention_stack(causal: bool = True, positions: int = 0, layers: int = 2,
     """
     with seeded(seed, "attention stack"):
         where = [Positions(positions, d_model)] if positions else []
-        blocks = [Block(d_model, d_model//16, causal=causal, bias=False) for _ in range(layers)]
+        blocks = [
+            Block(d_model, d_model // 16, causal=causal, bias=False) for _ in range(layers)
+        ]
         return nn.Sequential(nn.Linear(2, d_model), *where, *blocks, nn.Linear(d_model, 2))
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-54
-def train_stack(model: nn.Module, regime: Regime, steps: int, seed: int = 0,
-                path: Path | None = None, lr: float = 3e-3, batch: int = 64) -> nn.Module:
+def train_stack(
+    model: nn.Module,
+    regime: Regime,
+    steps: int,
+    seed: int = 0,
+    path: Path | None = None,
+    lr: float = 3e-3,
+    batch: int = 64,
+) -> nn.Module:
     """Train on the next token at all positions, by AdamW with a linearly falling step length.
 
     Args:
@@ -487,10 +557,10 @@ def train_stack(model: nn.Module, regime: Regime, steps: int, seed: int = 0,
         batch: contexts in a batch.
     """
     rng = generator(seed, "stack")
-    opt = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.)
+    opt = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.0)
     run = Run(steps, {"model": model, "opt": opt, "rng": rng}, path)
     for step in run:
-        opt.param_groups[0]["lr"] = lr*(1 - step/steps)
+        opt.param_groups[0]["lr"] = lr * (1 - step / steps)
         tokens = regime.sample(batch, rng).observed
         loss = (model(tokens[:, :-1]) - tokens[:, 1:]).square().mean()
         opt.zero_grad()
@@ -501,8 +571,12 @@ def train_stack(model: nn.Module, regime: Regime, steps: int, seed: int = 0,
 
 # %% ../../nbs/sho/05_in_context.ipynb #sho-05-57
 #: Options of `attention_stack` for the models that `sho/leak` compares, by name.
-STACKS = {"causal": dict(causal=True), "causal, positions": dict(causal=True, positions=16),
-          "no mask": dict(causal=False)}
+STACKS = {
+    "causal": dict(causal=True),
+    "causal, positions": dict(causal=True, positions=16),
+    "no mask": dict(causal=False),
+}
+
 
 @experiment("sho/leak", quick=dict(seeds=1, steps=100), full=dict(seeds=3, steps=2000))
 def leaks(seeds: int, steps: int, *, seed: int = 0, folder: Path | None = None) -> dict:
@@ -512,11 +586,11 @@ def leaks(seeds: int, steps: int, *, seed: int = 0, folder: Path | None = None) 
     for name, options in STACKS.items():
         errors = []
         for i in range(seed, seed + seeds):
-            path = folder and folder/f"{name}-{i}.safetensors"
+            path = folder and folder / f"{name}-{i}.safetensors"
             model = train_stack(attention_stack(seed=i, **options), regime, steps, i, path)
             weights = model.state_dict()
             found |= {f"{name} {i - seed}/{key}": weights[key] for key in weights}
             errors.append(nmse(model(test.observed[:, :-1]), test.clean[:, 1:]).value)
         spread = np.std(errors, 0, ddof=1) if seeds > 1 else np.zeros(16)
-        found[name] = Estimate(np.mean(errors, 0), spread/math.sqrt(seeds), seeds)
+        found[name] = Estimate(np.mean(errors, 0), spread / math.sqrt(seeds), seeds)
     return found
