@@ -1,0 +1,1 @@
+"""What the chapters share: `models`, `attention`, `estimates`, `experiments`, `runs`, `plots`, `files`."""
