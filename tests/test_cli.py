@@ -111,3 +111,22 @@ def test_a_quick_run_is_compared_with_the_recorded_one(shell, tmp_path):
     code, out, err = shell("reproduce", "sho/integrators", "--out", "here")
     assert code == 0, err
     assert (tmp_path / "here/sho/integrators.json").exists() and "profile" in out
+
+
+def test_a_result_far_from_the_record_is_exit_3(shell, tmp_path, monkeypatch):
+    from physattn.foundations.estimates import Estimate
+    from physattn.foundations.experiments import experiment, record, reproduce
+
+    @experiment("test/drift", quick=dict(value=1.0), full=dict(value=2.0))
+    def drift(value):
+        "A value that depends on the profile."
+        return dict(value=Estimate(value, 0.1, 10))
+
+    monkeypatch.setenv("PHYSATTN_RESULTS", str(tmp_path))
+    record(reproduce("test/drift", "full"))
+    code, out, err = shell("reproduce", "test/drift")
+    assert (
+        code == 3 and "recorded 2.00(10), -7.1 sigma" in out and "5 standard errors" in err
+    )
+    code, out, _ = shell("reproduce", "test/drift", "--profile", "full")
+    assert code == 0 and "written to" in out
