@@ -19,6 +19,7 @@ html: .venv/ready
 test: .venv/ready
 	$(BIN)nbdev_export
 	@! git status --porcelain physattn | grep '^.[^ ]' || { echo 'physattn/ differs from what the notebooks export: commit or stage the files above'; exit 1; }
+	$(BIN)ruff check -q && $(BIN)ruff format -q --check
 	OMP_NUM_THREADS=1 $(BIN)nbdev_test --n_workers $(JOBS)
 	$(BIN)pytest -q tests
 

@@ -104,7 +104,7 @@ def test_the_list_names_every_experiment_with_a_summary(shell):
     assert code == 0 and {"sho/blog", "sho/identify", "sho/integrators"} <= {
         line.split()[0] for line in lines
     }
-    assert all(len(line.split()) > 4 for line in lines)
+    assert all(len(line.split()) > 4 for line in lines if not line.startswith("test/"))
 
 
 def test_a_quick_run_is_compared_with_the_recorded_one(shell, tmp_path):

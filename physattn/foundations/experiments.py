@@ -103,28 +103,31 @@ def find(name: str) -> Experiment:
     return known[name]
 
 # %% ../../nbs/foundations/04_experiments.ipynb #2038cf75
-def provenance() -> dict[str, Any]:
-    """Versions, commit and hardware of this process; a commit is dirty if the library differs from it."""
+def _checkout() -> Path | None:
+    root = Path(importlib.import_module("physattn").__file__).resolve().parents[1]
+    return root if (root / "settings.ini").exists() else None
 
+
+def _commit(root: Path | None) -> str:
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(library.parent), *words],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-
-    library, commit = (
-        Path(importlib.import_module("physattn").__file__).resolve().parent,
-        "unknown",
-    )
-    try:
-        commit = git("rev-parse", "--short=12", "HEAD") + (
-            "-dirty" if git("status", "--porcelain", "--", str(library)) else ""
+        command = ["git", "-C", str(root), *words]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
         )
+        return done.stdout.strip()
+
+    if root is None:
+        return "a release"
+    try:
+        changed = git("status", "--porcelain", "--", "physattn")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
-        pass
+        return "unknown"
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit and hardware of this process; a commit is dirty if the library differs
+    from it."""
     from physattn import __version__
 
     return {
@@ -134,7 +137,7 @@ def provenance() -> dict[str, Any]:
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
-        "commit": commit,
+        "commit": _commit(_checkout()),
         "hardware": _hardware(),
     }
 
@@ -260,13 +263,18 @@ def results_folder() -> Path:
     installed copy."""
     if "PHYSATTN_RESULTS" in os.environ:
         return Path(os.environ["PHYSATTN_RESULTS"])
-    package = Path(importlib.import_module("physattn").__file__).resolve().parent
-    checkout = package.parent / "results"
-    return checkout if (package.parent / "settings.ini").exists() else package / "results"
+    if root := _checkout():
+        return root / "results"
+    return Path(importlib.import_module("physattn").__file__).resolve().parent / "results"
 
 
 def record(result: Result, folder: Path | None = None) -> Path:
     """Write a result to `folder/PART/NAME.json` and its tensors beside it.
+
+    Args:
+        result: what to write.
+        folder: where; without it `results_folder()`, or `results/` here if that is the
+            installed copy.
 
     Returns:
         The JSON file.
@@ -274,7 +282,10 @@ def record(result: Result, folder: Path | None = None) -> Path:
     Raises:
         OSError: if the folder cannot be written.
     """
-    path = (folder or results_folder()) / f"{result.name}.json"
+    if folder is None:
+        ours = _checkout() or "PHYSATTN_RESULTS" in os.environ
+        folder = results_folder() if ours else Path("results")
+    path = folder / f"{result.name}.json"
     if result.tensors:
         save_tensors(
             path.with_suffix(".safetensors"), result.tensors, {"name": result.name}
