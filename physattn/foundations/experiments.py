@@ -351,7 +351,7 @@ def reproduce(
     _check_device(device)
     config, wanted = found.profiles[profile], inspect.signature(found.function).parameters
     accepted = {key: value for key, value in given.items() if key in wanted}
-    start = time.monotonic()
+    origin, start = provenance(), time.monotonic()
     values = found.function(**config, **accepted)
     tensors = {
         key: torch.as_tensor(value)
@@ -363,7 +363,7 @@ def reproduce(
         "config": config,
         "seed": seed,
         "seconds": round(time.monotonic() - start, 1),
-        **provenance(),
+        **origin,
     }
     return Result(
         name,

@@ -23,6 +23,12 @@ def _checked(name: str, value: float | Tensor, floor: float = -math.inf) -> Tens
     return tensor
 
 # %% ../../nbs/sho/01_oscillator.ipynb #sho-01-10
+_SERIES = torch.tensor(
+    [[1 / math.factorial(2 * k), 1 / math.factorial(2 * k + 1)] for k in range(9, -1, -1)],
+    dtype=torch.float64,
+)
+
+
 def propagator_entries(
     omega0: Tensor, gamma: Tensor, dt: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,10 +54,10 @@ def propagator_entries(
     under, over = s <= -0.25, s >= 0.25
 
     z = torch.where(under | over, 0.0, s)
-    even, odd = torch.zeros_like(z), torch.zeros_like(z)
-    for k in range(9, -1, -1):
-        even = even * z + 1 / math.factorial(2 * k)
-        odd = odd * z + 1 / math.factorial(2 * k + 1)
+    pair = torch.zeros(*z.shape, 2, dtype=z.dtype)
+    for coefficients in _SERIES:
+        pair = torch.addcmul(coefficients, pair, z[..., None])
+    even, odd = pair.unbind(-1)
     omega = torch.sqrt(torch.where(under, -discriminant, 1.0))
     cosine = torch.where(under, torch.cos(omega * dt), even)
     sine = torch.where(under, torch.sin(omega * dt) / omega, odd * dt)
