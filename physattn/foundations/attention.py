@@ -86,6 +86,16 @@ class KVCache:
         self.k[:, self.length : end], self.v[:, self.length : end], self.length = k, v, end
         return self.k[:, :end], self.v[:, :end]
 
+    def select(self, index: torch.Tensor) -> None:
+        """Go on with the sequences `index`, integers of shape (new batch,), in that order and
+        as often as they are named."""
+        if self.k is not None:
+            kept = [t[index, : self.length] for t in (self.k, self.v)]
+            self.k, self.v = (
+                t.new_empty(len(t), self.max_length, *t.shape[2:]) for t in kept
+            )
+            self.k[:, : self.length], self.v[:, : self.length] = kept
+
 # %% ../../nbs/foundations/02_attention.ipynb #0de67814
 class Attention(nn.Module):
     """Multi-head attention with hook points (Vaswani et al., 2017), relative positions (Shaw et
