@@ -24,15 +24,13 @@ class Hamiltonian:
     Args:
         n_sites: number of spins n.
 
-    Attributes:
-        flips: bool tensor of shape (flips, n); row k marks the sites that flip k turns over.
-        magnetization: total Z of the sector that holds the ground state, or None if it is not conserved.
-
     Raises:
         ValueError: if n_sites is below 2.
     """
 
+    #: Bool tensor of shape (flips, n); row k marks the sites that flip k turns over.
     flips: Tensor
+    #: Total Z of the sector that holds the ground state, or None if it is not conserved.
     magnetization: int | None = None
 
     def __init__(self, n_sites: int):
