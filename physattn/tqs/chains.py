@@ -133,12 +133,8 @@ class TransverseFieldIsing(Hamiltonian):
             raise ValueError(
                 f"g = {g} is negative, which gives the ground state signs: turn the spins so that g >= 0"
             )
-        self.J, self.g, self.periodic, self.flips = (
-            J,
-            g,
-            periodic,
-            torch.eye(n_sites, dtype=torch.bool),
-        )
+        self.J, self.g, self.periodic = J, g, periodic
+        self.flips = torch.eye(n_sites, dtype=torch.bool)
 
     def diagonal(self, s: Tensor) -> Tensor:
         z = 1 - 2 * s.double()
