@@ -1,4 +1,4 @@
-"""Transformer quantum states: spin chains with known answers, and an autoregressive decoder as a wave function.
+"""Transformer quantum states: spin chains with known answers, an autoregressive decoder as a wave function, its energy and its training.
 
-Modules, in the order of the chapter: `chains`, `decoder`.
+Modules, in the order of the chapter: `chains`, `decoder`, `energies`, `vmc`.
 """
