@@ -87,10 +87,24 @@ def test_single_precision_is_only_rounding():
     assert (found - local_energy(decoder.double(), chain, s)).abs().max() < 1e-3
 
 
+def test_a_word_that_had_all_the_attention_is_left_out_without_cancellation():
+    decoder, chain = SpinDecoder(SpinDecoder.Config(20, 2)), TransverseFieldIsing(20)
+    with torch.no_grad():
+        for block in decoder.blocks:
+            block.attn.W_Q.mul_(20)
+    s = decoder.sample(50, generator(0))
+    _, cache = decoder.run_with_cache(s)
+    assert cache["blocks.0.attn.hook_pattern"].amax() > 1 - 1e-7
+    found = local_energy(decoder, chain, s)
+    assert torch.allclose(found, local_energy(decoder.double(), chain, s), atol=1e-3)
+    assert torch.allclose(found, plain(decoder, chain, s), atol=1e-3)
+
+
 def test_no_word_is_read_twice():
     decoder, read = decoder_of(12, 1), []
     s = decoder.sample(5, generator(0))
-    with decoder.hooks([("hook_embed", lambda x, hook: read.append(x.shape[:2].numel()))]):
+    second = "blocks.1.hook_resid_pre"
+    with decoder.hooks([(second, lambda x, hook: read.append(x.shape[:2].numel()))]):
         local_energy(decoder, TransverseFieldIsing(12), s, 30)
     assert sum(read) == 5 * (12 + 11 * 12 // 2)
     assert max(read[1:]) <= 30

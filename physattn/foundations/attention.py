@@ -17,9 +17,10 @@ from .models import HookPoint
 # %% ../../nbs/foundations/02_attention.ipynb #54ead8b2
 def softmax(scores: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
     """Gibbs weights over the keys that a query may see."""
-    return (scores if allowed is None else scores.masked_fill(~allowed, -math.inf)).softmax(
-        -1
-    )
+    if allowed is None:
+        return scores.softmax(-1)
+    never = torch.zeros_like(allowed, dtype=scores.dtype).masked_fill_(~allowed, -math.inf)
+    return (scores + never).softmax(-1)
 
 
 def linear(scores: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
@@ -171,35 +172,76 @@ class Attention(nn.Module):
         Returns:
             What each token receives, shape (batch, n, d_model).
         """
-        q = self.hook_q(_project(x, self.W_Q, self.b_Q))
-        k = self.hook_k(_project(x, self.W_K, self.b_K))
-        v = self.hook_v(_project(x, self.W_V, self.b_V))
+        q, k, v = self.queries_keys_values(x)
         if cache is not None:
             k, v = cache.append(k, v)
         position = torch.arange(k.shape[1], device=x.device)
-        offset = position - position[-q.shape[1] :, None]
-        q, v = q.transpose(1, 2), v.transpose(1, 2)
-        scores = q @ k.permute(0, 2, 3, 1)
+        offset = position - position[k.shape[1] - q.shape[1] :, None]
+        q, k, v = (t.transpose(1, 2) for t in (q / math.sqrt(self.d_head), k, v))
         if self.clip is not None:
-            offset_class = (
-                offset.clamp(-self.clip, 0 if self.causal else self.clip) + self.clip
-            )
-            scores = scores + (q @ self.rel_K.T).gather(
-                -1, offset_class.expand(scores.shape)
-            )
-        scores = self.hook_attn_scores(scores / math.sqrt(self.d_head))
+            k, v = k + self.rel_K[0], v + self.rel_V[0]
+        scores = q @ k.transpose(-1, -2)
+        if self.clip is not None:
+            near = _Near(offset, self.clip, self.causal)
+            scores = near.add(scores, q @ (self.rel_K[1:] - self.rel_K[0]).T)
+        scores = self.hook_attn_scores(scores)
         allowed = offset <= 0 if self.causal else None
         pattern = self.hook_pattern(NORMALIZERS[self.normalizer](scores, allowed))
         z = pattern @ v
         if self.clip is not None:
-            by_offset = pattern.new_zeros(*pattern.shape[:-1], len(self.rel_V))
-            z = (
-                z
-                + by_offset.scatter_add(-1, offset_class.expand(pattern.shape), pattern)
-                @ self.rel_V
-            )
-        y = self.hook_z(z.transpose(1, 2)).flatten(-2) @ self.W_O.flatten(0, 1)
-        return y if self.b_O is None else y + self.b_O
+            z = z + near.sums(pattern) @ (self.rel_V[1:] - self.rel_V[0])
+        return self.output(z.transpose(1, 2))
+
+    def queries_keys_values(
+        self, x: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What tokens ask, answer and offer, before positions come in.
+
+        Args:
+            x: shape (batch, n, d_model).
+
+        Returns:
+            Queries, keys and values, each of shape (batch, n, n_heads, d_head).
+        """
+        W = torch.cat([self.W_Q, self.W_K, self.W_V]).transpose(1, 2).flatten(0, 1)
+        b = self.b_Q
+        if b is not None:
+            b = torch.cat([self.b_Q, self.b_K, self.b_V]).flatten()
+        q, k, v = (
+            nn.functional.linear(x, W, b).unflatten(-1, (3, -1, self.d_head)).unbind(-3)
+        )
+        return self.hook_q(q), self.hook_k(k), self.hook_v(v)
+
+    def output(self, z: torch.Tensor) -> torch.Tensor:
+        """Map the averages `z` of shape (batch, n, n_heads, d_head) back to (batch, n,
+        d_model)."""
+        return nn.functional.linear(
+            self.hook_z(z).flatten(-2), self.W_O.flatten(0, 1).T, self.b_O
+        )
+
+
+class _Near:
+    "The keys that have offsets of their own, query by query, and the far future as one."
+
+    def __init__(self, offset: torch.Tensor, clip: int, causal: bool):
+        window = torch.arange(1 - clip, 1 if causal else max(clip, 1), device=offset.device)
+        key, n = window - offset[:, :1], offset.shape[1]
+        self.inside = (key >= 0) & (key < n)
+        self.key = key.clamp(0, n - 1)
+        self.future = offset >= clip if clip and not causal else None
+
+    def add(self, scores: torch.Tensor, by_offset: torch.Tensor) -> torch.Tensor:
+        near = by_offset[..., : self.key.shape[1]] * self.inside
+        scores = scores.scatter_add(-1, self.key.expand(near.shape), near)
+        if self.future is None:
+            return scores
+        return scores + by_offset[..., -1:] * self.future
+
+    def sums(self, pattern: torch.Tensor) -> torch.Tensor:
+        near = pattern.gather(-1, self.key.expand(*pattern.shape[:-1], -1)) * self.inside
+        if self.future is None:
+            return near
+        return torch.cat([near, (pattern * self.future).sum(-1, keepdim=True)], -1)
 
 
 def _weight(*shape: int, fan_in: int) -> nn.Parameter:
@@ -208,11 +250,6 @@ def _weight(*shape: int, fan_in: int) -> nn.Parameter:
 
 def _bias(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(shape))
-
-
-def _project(x: torch.Tensor, W: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
-    y = (x @ W.transpose(0, 1).flatten(1)).unflatten(-1, (len(W), -1))
-    return y if b is None else y + b
 
 # %% ../../nbs/foundations/02_attention.ipynb #387775e2
 class MLP(nn.Module):
@@ -232,8 +269,9 @@ class MLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map tokens of shape (..., d_model) to the same shape."""
-        hidden = nn.functional.gelu(self.hook_pre(x @ self.W_in + self.b_in))
-        return self.hook_post(hidden) @ self.W_out + self.b_out
+        hidden = self.hook_pre(nn.functional.linear(x, self.W_in.T, self.b_in))
+        hidden = self.hook_post(nn.functional.gelu(hidden))
+        return nn.functional.linear(hidden, self.W_out.T, self.b_out)
 
 
 class Block(nn.Module):
@@ -274,7 +312,12 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         """Add attention and MLP to the residual stream `x` of shape (batch, n, d_model)."""
         x = self.hook_resid_pre(x)
-        x = x + self.hook_attn_out(self.attn(self.ln1(x), cache))
+        return self.finish(x, self.attn(self.ln1(x), cache))
+
+    def finish(self, x: torch.Tensor, received: torch.Tensor) -> torch.Tensor:
+        """Add what the attention has `received`, and the MLP, to the residual stream `x`; all
+        of shape (batch, n, d_model)."""
+        x = x + self.hook_attn_out(received)
         if self.mlp is not None:
             x = self.hook_resid_mid(x)
             x = x + self.hook_mlp_out(self.mlp(self.ln2(x)))

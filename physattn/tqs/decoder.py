@@ -214,8 +214,20 @@ class SpinDecoder(Model):
         """Empty caches, one per block."""
         return [KVCache(self.n_tokens) for _ in self.blocks]
 
+    def embedded(self, inputs: Tensor, start: int = 0) -> Tensor:
+        """The residual stream before the first block, shape (batch, length, n_heads*d_head),
+        of words `inputs` of shape (batch, length) read from position `start` on."""
+        x = self.hook_embed(self.W_E[inputs])
+        if self.pos is None:
+            return x
+        return x + self.hook_pos_embed(self.pos(start, inputs.shape[1]))
+
     def residual(
-        self, inputs: Tensor, start: int = 0, caches: list[KVCache] | None = None
+        self,
+        inputs: Tensor,
+        start: int = 0,
+        caches: list[KVCache] | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
         """The normalised residual stream after the last block.
 
@@ -223,16 +235,16 @@ class SpinDecoder(Model):
             inputs: words read, shape (batch, length), the start word being 2^k.
             start: position of the first of them.
             caches: one per block, holding what stands before `start`.
+            first: the residual stream after the first block, where it is known already.
 
         Returns:
             Shape (batch, length, n_heads*d_head); position i knows the inputs up to i and
             predicts word i.
         """
-        x = self.hook_embed(self.W_E[inputs])
-        if self.pos is not None:
-            x = x + self.hook_pos_embed(self.pos(start, inputs.shape[1]))
+        x = self.embedded(inputs, start) if first is None else first
         for i, block in enumerate(self.blocks):
-            x = block(x, caches and caches[i])
+            if i or first is None:
+                x = block(x, caches and caches[i])
         return self.ln_final(x)
 
     def _logits(self, x: Tensor, inputs: Tensor, start: int, down: Tensor | None) -> Tensor:
@@ -255,6 +267,7 @@ class SpinDecoder(Model):
         start: int = 0,
         caches: list[KVCache] | None = None,
         down: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
         """The logarithm of each word's factor in the amplitude, given the words before.
 
@@ -264,12 +277,13 @@ class SpinDecoder(Model):
             caches: one per block, holding what stands before `start`.
             down: ones among the words before `inputs`, shape (batch,), for the sector; None
                 for none.
+            first: see `residual`.
 
         Returns:
             Half the log-probability of each possible word, shape (batch, length, 2^k), with
             its phase as imaginary part if the decoder has phases.
         """
-        x = self.residual(inputs, start, caches)
+        x = self.residual(inputs, start, caches, first)
         half = self._logits(x, inputs, start, down).log_softmax(-1) / 2
         if not self.config.phase:
             return half
@@ -413,6 +427,8 @@ def _check(config: SpinDecoder.Config) -> None:
     n, k, m = config.n_sites, config.bits_per_token, config.magnetization
     if n < 1:
         raise ValueError(f"n_sites = {n} makes no chain: give 1 or more")
+    if config.n_layers < 1:
+        raise ValueError(f"n_layers = {config.n_layers} makes no network: give 1 or more")
     if not 1 <= k <= 16:
         raise ValueError(f"bits_per_token = {k} makes no dictionary: give 1 to 16")
     if n % k:

@@ -6,6 +6,8 @@
 __all__ = ['local_energy']
 
 # %% ../../nbs/tqs/03_energies.ipynb #68aa07f7
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,13 +17,14 @@ from .decoder import SpinDecoder
 
 # %% ../../nbs/tqs/03_energies.ipynb #1dab3ae5
 class _Prefix(KVCache):
-    "The first tokens of some of the sequences of a cache, to be continued once."
+    "The first tokens of some of the sequences of a cache, and what is read after them."
 
     def __init__(self, cache: KVCache, sequences: Tensor, length: int):
         self.k, self.v = (t[sequences, :length] for t in (cache.k, cache.v))
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.k, k], 1), torch.cat([self.v, v], 1)
+        self.k, self.v = torch.cat([self.k, k], 1), torch.cat([self.v, v], 1)
+        return self.k, self.v
 
 
 def _chosen(factors: Tensor, words: Tensor) -> Tensor:
@@ -29,9 +32,56 @@ def _chosen(factors: Tensor, words: Tensor) -> Tensor:
     return chosen.to(torch.complex128 if chosen.is_complex() else torch.float64)
 
 # %% ../../nbs/tqs/03_energies.ipynb #41edcdd9
+class _FirstBlock:
+    "The first block of a decoder where one word of a sentence has changed."
+
+    def __init__(self, decoder: SpinDecoder, inputs: Tensor):
+        self.decoder, self.block = decoder, decoder.blocks[0]
+        attn, n = self.block.attn, inputs.shape[1]
+        self.x = decoder.embedded(inputs)
+        q, k, v = attn.queries_keys_values(self.block.ln1(self.x))
+        self.q = q / math.sqrt(attn.d_head)
+        scores = torch.einsum("bihe,blhe->lbih", self.q, k)
+        values = v.transpose(0, 1)[:, :, None]
+        position = torch.arange(n, device=inputs.device)
+        self.relative, self.rel_V = scores.new_zeros(n, 1, n, 1), scores.new_zeros(n, n, 1)
+        if attn.clip is not None:
+            offset = attn.clip - (position - position[:, None]).clamp(0, attn.clip)
+            self.relative = torch.einsum("bihe,lie->lbih", self.q, attn.rel_K[offset])
+            self.rel_V = attn.rel_V[offset]
+        seen = (position[:, None] <= position)[:, None, :, None]
+        scores = (scores + self.relative).double().masked_fill(~seen, -math.inf)
+        top = scores.amax(0)
+        weights = (scores - top).exp()[..., None]
+        weighted = weights * (values + self.rel_V[:, None, :, None])
+        parts = torch.cat([weighted, weights], -1)
+        others, after = torch.zeros_like(parts), torch.zeros_like(parts[0])
+        for left in range(n - 1):
+            others[left + 1] = others[left] + parts[left]
+        for right in range(n - 1, 0, -1):
+            after += parts[right]
+            others[right - 1] += after
+        self.average = (others[..., :-1] / others[..., -1:]).to(q.dtype)
+        self.log_weight = (others[..., -1].log() + top).to(q.dtype)
+
+    def __call__(
+        self, sequences: Tensor, at: int, words: Tensor, prefix: _Prefix
+    ) -> Tensor:
+        x, later, attn = self.decoder.embedded(words[:, None], at), at + 1, self.block.attn
+        received = attn(self.block.ln1(x), prefix)
+        score = (self.q[sequences, later:] * prefix.k[:, at, None]).sum(-1)
+        relative = self.relative[at].expand(len(self.q), -1, -1)
+        score = score + relative[sequences, later:]
+        value = prefix.v[:, at, None] + self.rel_V[at, later:, None]
+        weight = (score - self.log_weight[at, sequences, later:]).sigmoid()
+        z = torch.lerp(self.average[at, sequences, later:], value, weight[..., None])
+        x = torch.cat([x, self.x[sequences, later:]], 1)
+        return self.block.finish(x, torch.cat([received, attn.output(z)], 1))
+
+# %% ../../nbs/tqs/03_energies.ipynb #b5af91a6
 @torch.no_grad()
 def local_energy(
-    decoder: SpinDecoder, hamiltonian: Hamiltonian, s: Tensor, tokens_per_call: int = 3000
+    decoder: SpinDecoder, hamiltonian: Hamiltonian, s: Tensor, tokens_per_call: int = 6000
 ) -> Tensor:
     """Local energies (H psi)(s)/psi(s), with the words before a flip read once.
 
@@ -56,7 +106,8 @@ def local_energy(
         raise ValueError(
             f"tokens_per_call = {tokens_per_call} reads nothing: give 1 or more"
         )
-    size = max(1, 16 * tokens_per_call // decoder.n_tokens)
+    # The first block keeps a number of floats for each pair of words of each sample.
+    size = max(1, 100 * tokens_per_call // decoder.n_tokens**2)
     parts = [
         _reusing(decoder, hamiltonian, part, tokens_per_call) for part in s.split(size)
     ]
@@ -67,13 +118,15 @@ def _reusing(
     decoder: SpinDecoder, hamiltonian: Hamiltonian, s: Tensor, tokens_per_call: int
 ) -> Tensor:
     tokens, caches = decoder.tokens(s), decoder.caches()
-    factors = decoder.log_conditionals(decoder.inputs(tokens), 0, caches)
+    inputs = decoder.inputs(tokens)
+    factors = decoder.log_conditionals(inputs, 0, caches)
     rest = _chosen(factors, tokens).flip(1).cumsum(1).flip(1)
     energy, elements = hamiltonian.diagonal(s).to(rest.dtype), hamiltonian.elements(s)
     masks = decoder.tokens(hamiltonian.flips)
-    first = (masks != 0).int().argmax(-1)
-    for j in first.unique().tolist():
-        flips = (first == j).nonzero()[:, 0]
+    first_block = _FirstBlock(decoder, inputs)
+    first, alone = (masks != 0).int().argmax(-1), (masks != 0).sum(-1) == 1
+    for j, one in torch.stack([first, alone], -1).unique(dim=0).tolist():
+        flips = ((first == j) & (alone == one)).nonzero()[:, 0]
         sample, flip = elements[:, flips].nonzero(as_tuple=True)
         size = max(1, tokens_per_call // (decoder.n_tokens - j))
         for b, k in zip(sample.split(size), flips[flip].split(size)):
@@ -82,7 +135,8 @@ def _reusing(
             if words.shape[1] > 1:
                 prefix = [_Prefix(cache, b, j + 1) for cache in caches]
                 down = s[b, : j * decoder.config.bits_per_token].sum(-1)
-                after = decoder.log_conditionals(words[:, :-1], j + 1, prefix, down)
+                x = first_block(b, j + 1, words[:, 0], prefix[0]) if one else None
+                after = decoder.log_conditionals(words[:, :-1], j + 1, prefix, down, x)
                 change = change + _chosen(after, words[:, 1:]).sum(-1)
             energy.index_add_(0, b, elements[b, k] * change.exp())
     return energy

@@ -325,7 +325,7 @@ class VMC:
         *,
         seed: int = 0,
         clip: float = 5.0,
-        tokens_per_call: int = 3000,
+        tokens_per_call: int = 6000,
         **options: float,
     ):
         n, m = hamiltonian.n_sites, decoder.config.n_sites
