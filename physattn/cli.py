@@ -33,9 +33,10 @@ for _part in pkgutil.iter_modules(physattn.__path__):
         m.name == "cli"
         for m in pkgutil.iter_modules([f"{next(iter(physattn.__path__))}/{_part.name}"])
     ):
-        app.add_typer(
-            importlib.import_module(f"physattn.{_part.name}.cli").app, name=_part.name
-        )
+        _cli = importlib.import_module(f"physattn.{_part.name}.cli")
+        app.add_typer(_cli.app, name=_part.name)
+        if hasattr(_cli, "top_level"):
+            app.add_typer(_cli.top_level)
 
 # %% ../nbs/cli.ipynb #aed28a62
 def _version(wanted: bool):

@@ -552,13 +552,16 @@ def test_search_finds_the_oscillator(browser, site):
         visit.tab.wait_for_selector("#search-results li a", timeout=10_000)
 
 
+def pages_that_play(name):
+    playing = f'data-play="{name}"'
+    pages = [p for p in PAGES if playing in (HTML / p).read_text(encoding="utf-8")]
+    return pages or pytest.skip(f"no page has the playable figure {name}")
+
+
 @pytest.mark.browser
 @built
 def test_the_oscillator_plays_without_a_kernel(browser, site):
-    pages = [p for p in PAGES if "data-play=" in (HTML / p).read_text(encoding="utf-8")]
-    if not pages:
-        pytest.skip("no page has a playable figure")
-    for page in pages:
+    for page in pages_that_play("oscillator"):
         with Visit(browser, site, page) as visit:
             slider = visit.tab.locator(".physattn-play input[type=range]").first
             drawing = visit.tab.locator(".physattn-play").first.locator("svg, canvas").first
@@ -569,6 +572,24 @@ def test_the_oscillator_plays_without_a_kernel(browser, site):
                 visit.tab.keyboard.press("ArrowRight")
             visit.tab.wait_for_timeout(300)
             assert drawing.screenshot() != before and not visit.trouble
+
+
+@pytest.mark.browser
+@built
+def test_the_chain_plays_without_a_kernel(browser, site):
+    for page in pages_that_play("decoder"):
+        with Visit(browser, site, page) as visit:
+            spins = visit.tab.locator(".pd-spins button")
+            bars = visit.tab.locator("[data-play=decoder] [role=img]").first
+            before, told = (
+                spins.nth(3).get_attribute("aria-label"),
+                bars.get_attribute("aria-label"),
+            )
+            spins.nth(3).focus()
+            visit.tab.keyboard.press("Enter")
+            assert spins.count() == 12 and not visit.trouble
+            assert spins.nth(3).get_attribute("aria-label") != before
+            assert bars.get_attribute("aria-label") != told
 
 
 class Anchors(HTMLParser):

@@ -9,7 +9,8 @@ __all__ = ['OPTIMIZERS', 'RECIPE', 'log_derivatives', 'log_wave_function', 'exac
 # %% ../../nbs/tqs/04_vmc.ipynb #ad45e58b
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
+from ..foundations.attention import KVCache
 from ..foundations.estimates import Estimate
 from ..foundations.experiments import experiment
 from ..foundations.runs import Run, generator
@@ -79,15 +81,38 @@ def log_wave_function(decoder: SpinDecoder, batch: int = 4096) -> Tensor:
         ValueError: if the chain is too long.
     """
     n, k = decoder.config.n_sites, decoder.config.bits_per_token
-    start = configurations(n - k) if n > k else torch.zeros(1, 0, dtype=torch.long)
-    s = torch.cat([start, start.new_zeros(len(start), k)], 1)
-    parts = []
-    for tokens in decoder.tokens(s).split(batch):
-        factors = decoder.log_conditionals(decoder.inputs(tokens))
-        before = factors[:, :-1].gather(-1, tokens[:, :-1, None])[..., 0].sum(-1)
-        parts.append((before[:, None] + factors[:, -1]).flatten())
-    log_psi = torch.cat(parts)
-    return log_psi.to(torch.complex128 if log_psi.is_complex() else torch.float64)
+    if n > 24 or n - k > 20:
+        raise ValueError(
+            f"n_sites = {n} has too many configurations to sum: use 20 or fewer"
+        )
+    start = torch.tensor([[decoder.n_words]])
+    nothing = torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.float64)
+    return torch.cat(list(_leaves(decoder, 0, start, decoder.caches(), *nothing, batch)))
+
+
+def _leaves(
+    decoder: SpinDecoder,
+    i: int,
+    word: Tensor,
+    caches: list[KVCache],
+    down: Tensor,
+    log_psi: Tensor,
+    batch: int,
+) -> Iterator[Tensor]:
+    "log psi of all sentences with the given beginnings, whose last word, number i, is not yet read."
+    log_psi = log_psi[:, None] + decoder.log_conditionals(word, i, caches, down)[:, 0]
+    if i + 1 == decoder.n_tokens:
+        yield log_psi.flatten()
+        return
+    down, log_psi = down + decoder._ones[word[:, 0]], log_psi.flatten()
+    for row in torch.arange(len(log_psi)).split(batch):
+        parent, word = row // decoder.n_words, row % decoder.n_words
+        read = [copy(cache) for cache in caches]
+        for cache in read:
+            cache.select(parent)
+        yield from _leaves(
+            decoder, i + 1, word[:, None], read, down[parent], log_psi[row], batch
+        )
 
 
 def exact_energy_of(decoder: SpinDecoder, hamiltonian: Hamiltonian) -> float:
@@ -344,7 +369,13 @@ class VMC:
         self.optimizer = OPTIMIZERS[optimizer](decoder, **options)
         self.generator = generator(seed, "vmc", n)
 
-    def run(self, steps: int, path: str | Path | None = None, every: float = 30.0) -> Run:
+    def run(
+        self,
+        steps: int,
+        path: str | Path | None = None,
+        every: float = 30.0,
+        report: Callable[[Run], None] | None = None,
+    ) -> Run:
         """Train for some steps, with progress, and from the checkpoint at `path` if there is
         one.
 
@@ -352,6 +383,7 @@ class VMC:
             steps: how many; the schedules are laid over them.
             path: checkpoint file; None keeps nothing.
             every: seconds between checkpoints.
+            report: is called with the run in each step, after its measurements.
 
         Returns:
             The run, whose `history` has `energy`, its standard `error`, `variance`, `parity`,
@@ -387,6 +419,8 @@ class VMC:
             length = self.optimizer.propose(s, clipped(energy, self.clip))
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             run.log(length=length, seconds=wall, cpu=cpu)
+            if report is not None:
+                report(run)
             self.optimizer.apply(step, steps)
         return run
 
@@ -420,6 +454,8 @@ def grow(
     decoder: SpinDecoder,
     chains: Iterable[tuple[Hamiltonian, int]],
     folder: Path | None = None,
+    every: float = 30.0,
+    report: Callable[[Run], None] | None = None,
     **options,
 ) -> tuple[VMC, list[Run]]:
     """Train a decoder on one chain after the other, resized in between.
@@ -428,6 +464,8 @@ def grow(
         decoder: the start, of any length; it is resized to each chain.
         chains: pairs of a Hamiltonian and a number of steps, from short to long.
         folder: where the checkpoints of the stages are kept; None keeps nothing.
+        every: seconds between checkpoints.
+        report: see `VMC.run`.
         **options: of `VMC`.
 
     Returns:
@@ -440,7 +478,8 @@ def grow(
     for hamiltonian, steps in chains:
         n = hamiltonian.n_sites
         vmc = VMC(decoder.resize(n), hamiltonian, **options)
-        runs.append(vmc.run(steps, folder and Path(folder) / f"grow-{n}"))
+        path = folder and Path(folder) / f"grow-{n}"
+        runs.append(vmc.run(steps, path, every, report))
         decoder = vmc.decoder
     return vmc, runs
 
@@ -451,35 +490,45 @@ RECIPE = dict(bits_per_token=4, d_mlp=64)
 
 @experiment(
     "tqs/ising",
-    quick=dict(seeds=1, twenty=20, forty=0, hundred=()),
-    full=dict(seeds=3, twenty=600, forty=450, hundred=((20, 250), (40, 250), (100, 400))),
+    quick=dict(seeds=1, chains=((12, 60),), hundred=(), longer=0),
+    full=dict(
+        seeds=3,
+        chains=((20, 600), (40, 500)),
+        hundred=((20, 400), (40, 250), (100, 420)),
+        longer=1500,
+    ),
 )
 def ising(
     seeds: int,
-    twenty: int,
-    forty: int,
+    chains: tuple,
     hundred: tuple,
+    longer: int,
     seed: int = 0,
     folder: Path | None = None,
 ) -> dict:
     """Critical Ising chains of 20, 40 and 100 spins: a decoder trained by natural gradients, and by Adam.
 
     Args:
-        seeds: how many runs at 20 and 40 spins.
-        twenty: natural-gradient steps at 20 spins; 0 leaves the length out.
-        forty: likewise at 40 spins.
+        seeds: how many runs of each length by natural gradients.
+        chains: pairs of length and natural-gradient steps; Adam makes twice as many.
         hundred: pairs of length and steps of the growth to 100 spins.
+        longer: further steps of the first of these, with a schedule of their own.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     out = {}
-    for n, steps in ((20, twenty), (40, forty)):
-        for i in range(seed, seed + seeds if steps else seed):
+    for n, steps in chains:
+        for i in range(seed, seed + seeds):
             out |= _report(f"{n}-minsr-{i}", *_train(n, steps, "minsr", i, folder))
-        if steps:
-            out |= _report(f"{n}-adam-{seed}", *_train(n, 2 * steps, "adam", seed, folder))
-    if hundred:
-        out |= _report(f"100-grown-{seed}", *_grown(hundred, seed, folder))
+        out |= _report(f"{n}-adam-{seed}", *_train(n, 2 * steps, "adam", seed, folder))
+    for i in range(seed, seed + seeds if hundred else seed):
+        vmc, runs = _grown(hundred, i, folder)
+        out |= _report(f"100-grown-{i}", vmc, runs)
+        if longer and i == seed:
+            path = folder and Path(folder) / f"100-longer-{i}"
+            vmc = VMC(vmc.decoder, vmc.hamiltonian, seed=i + 1, lr=0.1, shift=1e-5)
+            runs.append(vmc.run(longer, path))
+            out |= _report(f"100-longer-{i}", vmc, runs)
     torch.set_num_threads(threads)
     return out
 
@@ -494,6 +543,7 @@ def _train(n: int, steps: int, optimizer: str, seed: int, folder: Path | None) -
 def _grown(hundred: tuple, seed: int, folder: Path | None) -> tuple:
     chains = [(TransverseFieldIsing(n), steps) for n, steps in hundred]
     config = SpinDecoder.Config(chains[0][0].n_sites, bits_per_token=5, d_mlp=64)
+    folder = folder and Path(folder) / f"grown-{seed}"
     return grow(
         SpinDecoder(config, seed=seed), chains, folder, seed=seed, lr=0.1, shift=1e-5
     )
