@@ -280,7 +280,7 @@ def test_every_module_is_exported_from_a_notebook():
 def test_the_library_needs_only_what_it_declares(path):
     declared = {
         re.split(r"[<>=\[]", r)[0]
-        for key in ("requirements", "extra_book")
+        for key in ("requirements", "extra_book", "extra_dmrg")
         for r in SETTINGS[key].split()
     }
     found = {

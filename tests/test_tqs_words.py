@@ -17,7 +17,9 @@ from physattn.tqs.words import words, words_read
 def test_words_read_counts_what_passes_the_embedding(n, k):
     decoder, read = SpinDecoder(SpinDecoder.Config(n, k)), []
     s = decoder.sample(3, generator(0))
-    with decoder.hooks([("hook_embed", lambda x, hook: read.append(x.shape[:2].numel()))]):
+    with decoder.hooks(
+        [("blocks.1.hook_resid_pre", lambda x, hook: read.append(x.shape[:2].numel()))]
+    ):
         local_energy(decoder, TransverseFieldIsing(n), s)
     assert sum(read) == 3 * words_read(n, k)
 
