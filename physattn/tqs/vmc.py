@@ -492,10 +492,7 @@ RECIPE = dict(bits_per_token=4, d_mlp=64)
     "tqs/ising",
     quick=dict(seeds=1, chains=((12, 60),), hundred=(), longer=0),
     full=dict(
-        seeds=3,
-        chains=((20, 600), (40, 500)),
-        hundred=((20, 400), (40, 250), (100, 420)),
-        longer=1500,
+        seeds=3, chains=((20, 600), (40, 500)), hundred=((40, 450), (100, 400)), longer=1500
     ),
 )
 def ising(
