@@ -40,7 +40,7 @@ VARIANTS: dict[int, tuple[tuple[str, int | None], ...]] = {
 @experiment(
     "tqs/words",
     quick=dict(lengths=((20, 4, 1),), samples=64),
-    full=dict(lengths=((20, 150, 3), (40, 100, 1)), samples=256),
+    full=dict(lengths=((20, 100, 3), (40, 60, 1)), samples=256),
 )
 def words(lengths: tuple, samples: int, seed: int = 0, folder: Path | None = None) -> dict:
     """Dictionaries of 2, 4, 16 and 32 words for the critical Ising chain, at equal steps and at equal time.
