@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'RECIPE', 'log_derivatives', 'log_wave_function', 'exact_energy_of', 'natural_direction', 'clipped',
-           'MinSR', 'Adam', 'Measurement', 'parity_ratios', 'VMC', 'grow', 'ising']
+           'MinSR', 'Adam', 'Measurement', 'parity_ratios', 'VMC', 'grow', 'ising', 'hundred']
 
 # %% ../../nbs/tqs/04_vmc.ipynb #ad45e58b
 import math
@@ -490,26 +490,15 @@ RECIPE = dict(bits_per_token=4, d_mlp=64)
 
 @experiment(
     "tqs/ising",
-    quick=dict(seeds=1, chains=((12, 60),), hundred=(), longer=0),
-    full=dict(
-        seeds=3, chains=((20, 600), (40, 500)), hundred=((40, 450), (100, 400)), longer=1500
-    ),
+    quick=dict(seeds=1, chains=((12, 60),)),
+    full=dict(seeds=3, chains=((20, 600), (40, 450))),
 )
-def ising(
-    seeds: int,
-    chains: tuple,
-    hundred: tuple,
-    longer: int,
-    seed: int = 0,
-    folder: Path | None = None,
-) -> dict:
-    """Critical Ising chains of 20, 40 and 100 spins: a decoder trained by natural gradients, and by Adam.
+def ising(seeds: int, chains: tuple, seed: int = 0, folder: Path | None = None) -> dict:
+    """Critical Ising chains of 20 and 40 spins: a decoder trained by natural gradients, and by Adam.
 
     Args:
         seeds: how many runs of each length by natural gradients.
         chains: pairs of length and natural-gradient steps; Adam makes twice as many.
-        hundred: pairs of length and steps of the growth to 100 spins.
-        longer: further steps of the first of these, with a schedule of their own.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -518,14 +507,36 @@ def ising(
         for i in range(seed, seed + seeds):
             out |= _report(f"{n}-minsr-{i}", *_train(n, steps, "minsr", i, folder))
         out |= _report(f"{n}-adam-{seed}", *_train(n, 2 * steps, "adam", seed, folder))
-    for i in range(seed, seed + seeds if hundred else seed):
-        vmc, runs = _grown(hundred, i, folder)
-        out |= _report(f"100-grown-{i}", vmc, runs)
-        if longer and i == seed:
-            path = folder and Path(folder) / f"100-longer-{i}"
+    torch.set_num_threads(threads)
+    return out
+
+
+@experiment(
+    "tqs/hundred",
+    quick=dict(seeds=1, chains=((10, 40), (20, 10)), longer=5),
+    full=dict(seeds=2, chains=((40, 450), (100, 400)), longer=900),
+)
+def hundred(
+    seeds: int, chains: tuple, longer: int, seed: int = 0, folder: Path | None = None
+) -> dict:
+    """A critical Ising chain of 100 spins, grown from a shorter one, and trained further.
+
+    Args:
+        seeds: how many runs.
+        chains: pairs of length and steps of the growth.
+        longer: further steps of the first run, with a schedule of their own.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    out, n = {}, chains[-1][0]
+    for i in range(seed, seed + seeds):
+        vmc, runs = _grown(chains, i, folder)
+        out |= _report(f"{n}-grown-{i}", vmc, runs)
+        if i == seed:
+            path = folder and Path(folder) / f"{n}-longer-{i}"
             vmc = VMC(vmc.decoder, vmc.hamiltonian, seed=i + 1, lr=0.1, shift=1e-5)
-            runs.append(vmc.run(longer, path))
-            out |= _report(f"100-longer-{i}", vmc, runs)
+            runs = [*runs, vmc.run(longer, path)]
+            out |= _report(f"{n}-longer-{i}", vmc, runs)
     torch.set_num_threads(threads)
     return out
 
@@ -537,12 +548,12 @@ def _train(n: int, steps: int, optimizer: str, seed: int, folder: Path | None) -
     return vmc, [vmc.run(steps, folder and Path(folder) / f"{n}-{optimizer}-{seed}")]
 
 
-def _grown(hundred: tuple, seed: int, folder: Path | None) -> tuple:
-    chains = [(TransverseFieldIsing(n), steps) for n, steps in hundred]
-    config = SpinDecoder.Config(chains[0][0].n_sites, bits_per_token=5, d_mlp=64)
+def _grown(chains: tuple, seed: int, folder: Path | None) -> tuple:
+    config = SpinDecoder.Config(chains[0][0], bits_per_token=5, d_mlp=64)
     folder = folder and Path(folder) / f"grown-{seed}"
+    pairs = [(TransverseFieldIsing(n), steps) for n, steps in chains]
     return grow(
-        SpinDecoder(config, seed=seed), chains, folder, seed=seed, lr=0.1, shift=1e-5
+        SpinDecoder(config, seed=seed), pairs, folder, seed=seed, lr=0.1, shift=1e-5
     )
 
 
