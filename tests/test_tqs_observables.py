@@ -201,10 +201,12 @@ def test_entropies_agree_with_the_density_matrix(k, phase, order, start, stop):
     assert abs(exact_entropy_of(model, start, stop, order) - exact) < 1e-9
 
 
-def test_a_sector_has_entropies_too():
-    model = decoder(8, bits_per_token=2, magnetization=0)
-    seen = renyi_entropy(model, 2, 1, 5, 2000)
-    assert abs(seen.sigma(exact_entropy_of(model, 1, 5, 2))) < 4
+@pytest.mark.parametrize("phase", [False, True])
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_sector_has_entropies_too(phase, start):
+    model = decoder(8, bits_per_token=2, magnetization=0, phase=phase)
+    seen = renyi_entropy(model, 2, start, start + 4, 2000)
+    assert abs(seen.sigma(exact_entropy_of(model, start, start + 4, 2))) < 4
 
 
 def test_entropy_errors_are_those_of_repetitions():

@@ -15,7 +15,13 @@ from physattn.tqs.chains import (
 )
 from physattn.tqs.decoder import SpinDecoder
 from physattn.tqs.energies import local_energy
-from physattn.tqs.rings import Annealed, magnetization_squared, marshall_agreement, rings
+from physattn.tqs.rings import (
+    Annealed,
+    magnetization_squared,
+    marshall_agreement,
+    rings,
+    scattered,
+)
 from physattn.tqs.vmc import VMC, MinSR, exact_energy_of, log_wave_function
 
 
@@ -34,7 +40,7 @@ class Levels(Hamiltonian):
 
 def test_annealing_holds_boltzmann():
     T, levels = 0.8, Levels(4)
-    options = dict(optimizer="annealed", temperature=T, cooling=10**9, momentum=0.0)
+    options = dict(optimizer="annealed", temperature=T, hold=60, cooling=1, momentum=0.0)
     options |= dict(samples=128, shift=1e-5, warmup=5)
     vmc = VMC(SpinDecoder(SpinDecoder.Config(4, 4)), levels, **options)
     vmc.run(60)
@@ -48,9 +54,9 @@ def test_cold_is_minsr():
     directions = []
     for optimizer in (
         MinSR(SpinDecoder(SpinDecoder.Config(6, 2))),
-        Annealed(SpinDecoder(SpinDecoder.Config(6, 2)), temperature=0.0, cooling=5),
-        Annealed(SpinDecoder(SpinDecoder.Config(6, 2)), temperature=3.0, cooling=5),
-        Annealed(SpinDecoder(SpinDecoder.Config(6, 2)), temperature=3.0, cooling=5),
+        Annealed(SpinDecoder(SpinDecoder.Config(6, 2)), temperature=0.0, hold=2, cooling=3),
+        Annealed(SpinDecoder(SpinDecoder.Config(6, 2)), temperature=3.0, hold=2, cooling=3),
+        Annealed(SpinDecoder(SpinDecoder.Config(6, 2)), temperature=3.0, hold=2, cooling=3),
     ):
         s = optimizer.decoder.sample(40, generator(0))
         if len(directions) == 3:  # as cold after five steps
@@ -71,7 +77,8 @@ def test_annealing_resumes_to_the_same_bits(tmp_path):
             samples=32,
             optimizer="annealed",
             temperature=2.0,
-            cooling=6,
+            hold=2,
+            cooling=4,
         )
         apply = vmc.optimizer.apply
 
@@ -90,6 +97,31 @@ def test_annealing_resumes_to_the_same_bits(tmp_path):
         weights(4)
     resumed = True
     assert torch.equal(weights(None), whole)
+
+
+def test_the_temperature_is_held_and_falls_to_zero():
+    "The direction is that of local energies with T ln|psi|^2 added, at the T of the schedule."
+    ring, s = ModifiedHaldaneShastry(6), configurations(6, 0)
+    options = dict(temperature=3.0, hold=2, cooling=4)
+    for step, T in enumerate([3.0, 3.0, 3.0, 3 * 0.75**2, 3 / 4, 3 / 16, 0.0, 0.0]):
+        hot = Annealed(SpinDecoder(SpinDecoder.Config(6, 2)), **options)
+        plain = MinSR(SpinDecoder(SpinDecoder.Config(6, 2)))
+        hot.load_state_dict(hot.state_dict() | {"step": step})
+        energy = local_energy(plain.decoder, ring, s)
+        hot.propose(s, energy)
+        plain.propose(s, energy + 2 * T * plain.decoder(s).detach().double())
+        assert torch.allclose(hot.direction, plain.direction, rtol=1e-6, atol=1e-9)
+
+
+def test_scattered_phases_belong_to_words():
+    decoder = scattered(SpinDecoder(SpinDecoder.Config(6, 2, phase=True)), seed=1)
+    s = configurations(6)
+    words = decoder.tokens(s)
+    phase = math.pi * nn.functional.softsign(decoder.b_phase)
+    assert torch.allclose(decoder(s).imag, phase[words].sum(-1), atol=1e-5)
+    assert phase.std() > 0.5
+    again = scattered(SpinDecoder(SpinDecoder.Config(6, 2, phase=True)), seed=1)
+    assert torch.equal(again.b_phase, decoder.b_phase)
 
 
 def marshall(n, k, wrong=()):

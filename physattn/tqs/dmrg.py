@@ -62,7 +62,7 @@ def terms(hamiltonian: Hamiltonian) -> Terms:
     )
 
 # %% ../../nbs/tqs/06_dmrg.ipynb #bec3e5e2
-def matrix_product(terms: Terms, tol: float = 1e-9) -> list[np.ndarray]:
+def matrix_product(terms: Terms, tol: float = 1e-6) -> list[np.ndarray]:
     """A sum of fields and pair terms as a matrix-product operator (equation eq-automaton).
 
     Args:
@@ -164,7 +164,7 @@ class MatrixProductGroundState:
             matrix_product((np.zeros((2, 2)), [(ones, _Z, _Z)]))
         )
 
-    def variance(self, tol: float = 1e-9) -> float:
+    def variance(self, tol: float = 1e-6) -> float:
         """<H^2> - E^2, zero for an eigenstate; costly, as the operator counts twice.
 
         Args:
@@ -187,8 +187,8 @@ class MatrixProductGroundState:
 # %% ../../nbs/tqs/06_dmrg.ipynb #08b9d735
 def dmrg(
     hamiltonian: Hamiltonian,
-    bond_dimensions: tuple[int, ...] = (32, 64, 128),
-    sweeps: int = 16,
+    bond_dimensions: tuple[int, ...] = (24, 48, 96),
+    sweeps: int = 24,
     tol: float = 1e-5,
     seed: int = 0,
 ) -> MatrixProductGroundState:
@@ -252,9 +252,9 @@ def effective_central_charge(
     quick=dict(ising=(20,), rings=(8, 16), bond_dimensions=(8, 16, 32), variance=16),
     full=dict(
         ising=(20, 40, 100),
-        rings=(8, 12, 16, 20, 32, 40, 64, 100),
-        bond_dimensions=(32, 64, 128),
-        variance=40,
+        rings=(8, 12, 16, 20, 32, 40, 64),
+        bond_dimensions=(24, 48, 96),
+        variance=32,
     ),
 )
 def rings_and_chains(

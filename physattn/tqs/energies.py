@@ -132,7 +132,9 @@ class Sentences:
             after = self.decoder.log_conditionals(
                 words[:, :-1], start + 1, prefix, down, first
             )
-            change = change + _chosen(after, words[:, 1:]).sum(-1)
+            # Not a + b, which scales b: 1 * (-inf + i*phase) is nan outside the sector.
+            later = _chosen(after, words[:, 1:])
+            change = torch.cat([change[:, None], later], 1).sum(1)
         return change
 
 # %% ../../nbs/tqs/03_energies.ipynb #4c102071

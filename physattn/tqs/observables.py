@@ -190,7 +190,8 @@ class _Replicas:
         portion = max(1, self.tokens_per_call // words.shape[1])
         parts = zip(owner.split(portion), words.split(portion))
         change = torch.cat([read.log_ratio(o, w, same) for o, w in parts])
-        return read.log_amplitude[owner] + change
+        # In this order: torch scales the second term, and 1 * (-inf + i*phase) is nan.
+        return change + read.log_amplitude[owner]
 
 # %% ../../nbs/tqs/05_observables.ipynb #445f9087
 @torch.no_grad()

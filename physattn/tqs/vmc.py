@@ -200,6 +200,8 @@ class MinSR:
         momentum: mu, how much of the last direction is kept; 0 for plain minSR.
         trust: the largest change of the state in one step, in the metric of the tensor.
         warmup: steps of linear warm-up.
+        final_shift: what lambda falls to, geometrically, in the second half of the steps;
+            None keeps it.
     """
 
     def __init__(
@@ -210,9 +212,12 @@ class MinSR:
         momentum: float = 0.9,
         trust: float = 0.1,
         warmup: int = 20,
+        final_shift: float | None = None,
     ):
         self.weights, self.decoder = list(decoder.parameters()), decoder
-        self.lr, self.shift, self.momentum = lr, shift, momentum
+        self.lr, self.momentum = lr, momentum
+        self.shift = self.first_shift = shift
+        self.fall = 1.0 if final_shift is None else final_shift / shift
         self.trust, self.warmup = trust, warmup
         self.direction = torch.zeros(
             sum(w.numel() for w in self.weights), dtype=torch.float64
@@ -240,14 +245,16 @@ class MinSR:
             self.weights, self.direction.split([w.numel() for w in self.weights])
         ):
             w -= (rate * d).view_as(w).to(w.dtype)
+        half = max(0.0, 2 * (step + 1) / steps - 1)
+        self.shift = self.first_shift * self.fall**half
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps: the last direction."""
-        return {"direction": self.direction}
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps: the last direction and the shift."""
+        return {"direction": self.direction, "shift": self.shift}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict) -> None:
         """Undo `state_dict`."""
-        self.direction = state["direction"]
+        self.direction, self.shift = state["direction"], state["shift"]
 
 # %% ../../nbs/tqs/04_vmc.ipynb #fb6b4fc0
 class Adam:
