@@ -181,12 +181,12 @@ def test_the_mask_keeps_the_sector_and_the_ring_is_found():
 
 
 def test_the_experiment_reports_what_the_page_reads():
-    found = rings(1, 1, 1, 1, 1, (), ())
-    for name in ("mhs-16-free-0", "mhs-16-masked-0", "hs-12-annealed-0"):
+    found = rings((8, 8), 1, 1, 1, 1, 1, ())
+    for name in ("mhs-8-free-0", "mhs-8-masked-0", "hs-8-annealed-0"):
         assert {"config", "energy", "S2", "exact_S2", "exact_error", "cpu"} <= set(
             found[name]
         )
         assert found[name]["exact_error"] > 0
-    assert "marshall" in found["hs-12-annealed-0"] and any(
+    assert "marshall" in found["hs-8-annealed-0"] and any(
         "/W_phase" in key for key in found
     )
