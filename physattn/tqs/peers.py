@@ -250,15 +250,17 @@ def run_ours(
 
 @experiment(
     "tqs/peers",
-    quick=dict(chains=((8, 40, 1),), samples=1024),
-    full=dict(chains=((20, 500, 3), (40, 400, 1)), samples=32768),
+    quick=dict(chains=((8, 40),), seeds=1, samples=1024),
+    full=dict(chains=((20, 500), (40, 400)), seeds=3, samples=32768),
 )
-def peers(chains: tuple, samples: int, seed: int = 0, folder: Path | None = None) -> dict:
+def peers(
+    chains: tuple, seeds: int, samples: int, seed: int = 0, folder: Path | None = None
+) -> dict:
     """The decoder and NetKet on critical Ising chains, in equal processor time of one thread (needs physattn[bench]).
 
     Args:
-        chains: triples of a length, of the decoder's steps, which set the budget, and of how
-            many runs the decoder has, and at most a peer.
+        chains: pairs of a length and of the decoder's steps, which set the budget.
+        seeds: how many runs of the decoder, and at most of a peer.
         samples: for the measurement.
     """
     nk, out = _netket(), {}
@@ -267,7 +269,7 @@ def peers(chains: tuple, samples: int, seed: int = 0, folder: Path | None = None
     for n in (10, 12):
         found = float(nk.exact.lanczos_ed(netket_ising(n))[0])
         out[f"lanczos-{n}"] = abs(found - TransverseFieldIsing(n).exact_energy())
-    for n, steps, seeds in chains:
+    for n, steps in chains:
         for i in range(seed, seed + seeds):
             ours = f"{n}-ours-{i}"
             path = folder and Path(folder) / f"{ours}.checkpoint"
