@@ -592,6 +592,34 @@ def test_the_chain_plays_without_a_kernel(browser, site):
             assert bars.get_attribute("aria-label") != told
 
 
+@pytest.mark.browser
+@built
+def test_the_lattice_plays_without_a_kernel(browser, site):
+    for page in pages_that_play("lattice"):
+        with Visit(browser, site, page) as visit:
+            figure = visit.tab.locator("[data-play=lattice]")
+            buttons, spins = figure.locator("button"), figure.locator("canvas").first
+            sweeps, reference = (figure.locator("dd").nth(k) for k in (0, 2))
+            buttons.nth(0).focus()
+            visit.tab.keyboard.press("Enter")
+            assert buttons.nth(0).text_content() == "Play"
+            before, told = int(sweeps.text_content()), spins.get_attribute("aria-label")
+            visit.tab.wait_for_timeout(300)
+            assert int(sweeps.text_content()) == before
+            buttons.nth(1).focus()
+            visit.tab.keyboard.press("Enter")
+            assert int(sweeps.text_content()) == before + 1
+            assert spins.get_attribute("aria-label") != told
+            figure.locator("input[type=checkbox]").focus()
+            visit.tab.keyboard.press("Space")
+            assert spins.get_attribute("aria-label").startswith("Effective spins")
+            expected = float(reference.text_content())
+            figure.locator("input[type=range]").focus()
+            visit.tab.keyboard.press("ArrowRight")
+            assert float(reference.text_content()) > expected
+            assert int(sweeps.text_content()) == 0 and not visit.trouble
+
+
 class Anchors(HTMLParser):
     def __init__(self, text):
         super().__init__()
