@@ -585,5 +585,6 @@ def _report(name: str, vmc: VMC, runs: list[Run]) -> dict:
     if n <= 20:
         energy = exact_energy_of(vmc.decoder, vmc.hamiltonian)
         values["exact_error"] = (energy - exact) / abs(exact)
-    weights = vmc.decoder.state_dict()
-    return {name: values} | {f"{name}/{key}": w for key, w in weights.items()}
+    # Copies: training may go on with the same decoder.
+    weights = {f"{name}/{k}": w.clone() for k, w in vmc.decoder.state_dict().items()}
+    return {name: values} | weights
