@@ -61,9 +61,11 @@ class Estimate:
         return cls(float(x.mean()), float(math.sqrt(x.var() * tau / x.size)), x.size)
 
     def sigma(self, exact: Any) -> Any:
-        """Distance to `exact`, a number or another estimate, in standard errors (signed)."""
+        """Distance to `exact`, a number or another estimate, in standard errors (signed);
+        nan or infinite where an array has no error."""
         difference = self - exact
-        return difference.value / difference.error
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return difference.value / difference.error
 
     def __add__(self, other: Any) -> "Estimate":
         other = _estimate(other)

@@ -146,7 +146,7 @@ def _site(shells: int) -> Tensor:
 
 
 #: The blocks that `Effective` knows by letter.
-BLOCKS: dict[str, type[_Block]] = {"a": SpinAttention, "c": Smear, "v": GatedConvolution}
+BLOCKS: dict[str, type[nn.Module]] = {"a": SpinAttention, "c": Smear, "v": GatedConvolution}
 
 # %% ../../nbs/slmc/03_effective.ipynb #df476ae1
 def _classes(L: int, wanted: int | Iterable | None) -> tuple[tuple[int, int], ...]:
