@@ -528,7 +528,7 @@ def genomic_benchmark(
             from genomic_benchmarks.loc2seq import download_dataset
         except ImportError as error:
             raise ImportError(
-                "Genomic Benchmarks are read by their own package: pip install physattn[hub] genomic-benchmarks"
+                "Genomic Benchmarks are read by their own package: pip install physattn[genomics]"
             ) from error
         folder = _reached("promoters", download_dataset, name, version=0)
     classes, parts = ["negative", "positive"], []
