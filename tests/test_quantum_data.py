@@ -307,7 +307,7 @@ def test_missing_libraries_name_their_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "genomic_benchmarks", None)
     monkeypatch.setitem(sys.modules, "genomic_benchmarks.loc2seq", None)
     for name in ("gue", "conll", "genomic-benchmarks"):
-        with pytest.raises(ImportError, match=r"pip install physattn\[hub\]"):
+        with pytest.raises(ImportError, match=r"pip install physattn\[(hub|genomics)\]"):
             load(name)
 
 
