@@ -11,6 +11,7 @@ __all__ = ['Head', 'attention_head', 'random_head', 'attention', 'draw', 'Shots'
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -184,7 +185,7 @@ def attention(
     return (scores.softmax(-1) @ S @ W_v).numpy()
 
 # %% ../../nbs/quantum/08_head.ipynb #c96862b3
-def draw(circuit: Circuit, labels: list[str] | None = None) -> "plt.Figure":
+def draw(circuit: Circuit, labels: list[str] | None = None) -> Any:
     """A drawing of a circuit: a line for each wire, time from left to right.
 
     Args:

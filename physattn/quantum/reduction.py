@@ -51,8 +51,8 @@ class Factors:
 
         Args:
             norm: `"spectral"` or `"frobenius"`; or `"rows"`, for two matrices whose rows and
-            columns are loaded as states: the longest row of the one times the longest column
-            of the other.
+                columns are loaded as states: the longest row of the one times the longest
+                column of the other.
 
         Raises:
             ValueError: if the rows of more than two matrices are asked for.
