@@ -278,10 +278,14 @@ def test_every_module_is_exported_from_a_notebook():
     assert exported == set(EXPORTED)
 
 
+#: Packages whose modules are called otherwise.
+IMPORTED_AS = {"pillow": "PIL", "tensorflow-cpu": "tensorflow", "tensorly-torch": "tltorch"}
+
+
 @each_module
 def test_the_library_needs_only_what_it_declares(path):
     declared = {
-        re.split(r"[<>=\[]", r)[0].replace("-", "_")
+        IMPORTED_AS.get(name := re.split(r"[<>=\[]", r)[0], name).replace("-", "_")
         for key in SETTINGS
         if key == "requirements" or key.startswith("extra_") and key != "extra_dev"
         for r in SETTINGS[key].split()
