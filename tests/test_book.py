@@ -630,6 +630,21 @@ def test_the_lattice_plays_without_a_kernel(browser, site):
             assert int(sweeps.text_content()) == 0 and not visit.trouble
 
 
+@pytest.mark.browser
+@built
+def test_the_cost_of_a_head_plays_without_a_kernel(browser, site):
+    for page in pages_that_play("quantum"):
+        with Visit(browser, site, page) as visit:
+            figure = visit.tab.locator("[data-play=quantum]")
+            queries, price = figure.locator("dd").last, figure.locator("canvas").first
+            before, told = queries.text_content(), price.get_attribute("aria-label")
+            figure.locator("input[type=range]").first.focus()
+            for _ in range(20):
+                visit.tab.keyboard.press("ArrowRight")
+            assert queries.text_content() != before and not visit.trouble
+            assert price.get_attribute("aria-label") != told
+
+
 class Anchors(HTMLParser):
     def __init__(self, text):
         super().__init__()

@@ -111,7 +111,7 @@
     canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio);
     ctx.scale(ratio, ratio);
     ctx.font = "12px system-ui, sans-serif";
-    const left = 52, right = width - 10, top = 8, bottom = height - 34;
+    const left = 64, right = width - 10, top = 8, bottom = height - 34;
     const part = (v, a, b, log) => log ? Math.log(v / a) / Math.log(b / a) : (v - a) / (b - a);
     const X = x => left + part(x, x0, x1, true) * (right - left), Y = y => bottom - part(y, y0, y1, logarithmic) * (bottom - top);
     const decades = (a, b, every) => Array.from({ length: Math.floor(Math.log10(b) + 1e-9) - Math.ceil(Math.log10(a) - 1e-9) + 1 }, (_, k) => Math.ceil(Math.log10(a) - 1e-9) + k).filter(k => k % every === 0);
@@ -123,7 +123,7 @@
     ctx.textAlign = "right"; ctx.textBaseline = "middle";
     const rows = logarithmic ? decades(y0, y1, 3).map(k => [10 ** k, power(k)]) : Array.from({ length: 5 }, (_, k) => y0 + (k + 0.5) * (y1 - y0) / 5).map(v => [v, v.toFixed(3)]);
     for (const [v, text] of rows) { ctx.beginPath(); ctx.moveTo(left, Y(v)); ctx.lineTo(right, Y(v)); ctx.stroke(); ctx.fillText(text, left - 5, Y(v)); }
-    ctx.save(); ctx.translate(9, (top + bottom) / 2); ctx.rotate(-Math.PI / 2); ctx.textAlign = "center"; ctx.fillText(ylabel, 0, 0); ctx.restore();
+    ctx.save(); ctx.translate(10, (top + bottom) / 2); ctx.rotate(-Math.PI / 2); ctx.textAlign = "center"; ctx.fillText(ylabel, 0, 0); ctx.restore();
     ctx.save(); ctx.beginPath(); ctx.rect(left, top, right - left, bottom - top); ctx.clip();
     ctx.strokeStyle = c.line; ctx.lineWidth = 2; ctx.beginPath();
     curve.forEach(([x, y], k) => k ? ctx.lineTo(X(x), Y(y)) : ctx.moveTo(X(x), Y(y)));

@@ -117,6 +117,8 @@ def show(fig: plt.Figure, alt: str) -> ThemedFigure:
     svg = re.sub(
         r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S
     )
+    # An image has an id that nothing refers to, and drawn twice it has it twice.
+    svg = re.sub(r'(<image\b[^>]*?)\sid="[^"]*"', r"\1", svg)
     prefix = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     svg = re.sub("|".join(_VARIABLES), lambda m: _VARIABLES[m[0].lower()], svg, flags=re.I)
