@@ -232,3 +232,11 @@ def test_function_transforms_pass_through_a_layer_that_tunes():
     layer, x = TTLinear((2, 5), (5, 2), 2).double(), normal(7, 10)
     rows = torch.func.vmap(torch.func.jacrev(layer))(x)
     assert torch.allclose(rows, layer.weight().expand(7, 10, 10))
+
+
+def test_tuning_tries_no_plan_that_cannot_fit():
+    # One of the ways through these factors wants a tensor of more than a hundred gigabytes.
+    layer = TTLinear((1, 2048), (128, 1), ranks=16)
+    with torch.no_grad():
+        x = torch.ones(10_000, 2048)
+        assert layer(x).shape == (10_000, 128)

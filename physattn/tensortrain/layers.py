@@ -230,7 +230,13 @@ def _race(case: _Case, seconds: float = 1.0) -> Plan:
     shape, like = case.shape, dict(dtype=case.dtype, device=case.device)
     ranked = _by_model(case)
     dense = Plan((len(shape.m),))
-    tried = list(dict.fromkeys([ranked[0], dense, *ranked[:9]]))
+    # A plan that the model thinks hopeless may not even fit into memory.
+    hopeless = 20 * _model(shape, case.rows, ranked[0], case.products)
+    tried = [
+        p
+        for p in dict.fromkeys([ranked[0], dense, *ranked[:9]])
+        if _model(shape, case.rows, p, case.products) <= hopeless
+    ]
     cores = [
         torch.full((shape.r[k], m, n, shape.r[k + 1]), 0.1, **like).requires_grad_(
             case.products > 1
