@@ -110,8 +110,16 @@ def _step(A: Tensor, x: Tensor) -> Tensor:
         return (A @ x.flatten(0, 1))[None]
     if right == 1:
         return (x.flatten(1) @ A.t())[..., None]
+    if A.requires_grad and _folds(*A.shape, right):
+        y = A @ x.transpose(0, 1).flatten(1)
+        return y.unflatten(1, (left, right)).transpose(0, 1)
     # torch.matmul would copy x here in order to fold the axes, if A needs a gradient.
     return torch.bmm(A.expand(left, *A.shape), x)
+
+
+def _folds(a: int, b: int, right: int) -> bool:
+    # The gradient of a batched product is one matrix like A for each member of the batch.
+    return a * b > 2 * (a + b) * right
 
 
 def _sweep(x: Tensor, cores: Sequence[Tensor], shape: _Shape, plan: Plan) -> Tensor:
@@ -182,9 +190,14 @@ def _model(shape: _Shape, rows: int, plan: Plan, products: int) -> float:
     for left, a, b, right in steps(shape.n, shape.m, shape.r, plan):
         # The dense product and the outermost steps are one matrix product over the whole batch.
         single = right == 1 if not plan.batch_last else left == 1
+        wide = right * (rows if plan.batch_last else 1)
         small = 0 if single else left * (1 if plan.batch_last else rows)
-        macs = rows * left * a * b * right
-        cost += macs / MACS + small * PER_MATRIX + rows * left * (a + b) * right / MOVES
+        numbers = rows * left * (a + b) * right
+        if small and products > 1 and _folds(a, b, wide):
+            small, numbers = 0, 2 * numbers
+        elif small and products > 1:
+            numbers += small * a * b
+        cost += rows * left * a * b * right / MACS + small * PER_MATRIX + numbers / MOVES
     for size in plan.groups:
         cost += PER_CALL
         if size > 1:
