@@ -14,6 +14,7 @@ from physattn.tensortrain.compression import (
     alignment,
     als,
     compress,
+    compressed_network,
     folded,
     head_inputs,
     low_rank,
@@ -243,3 +244,26 @@ def test_folded_layers_act_as_one():
     whole = folded(folded(layer, norm), last)
     assert whole.weight.shape == (10, 30)
     assert torch.allclose(whole(x), last(norm(layer(x))), atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["dense", "dense-relu"])
+def test_a_compressed_network_of_full_bonds_is_the_network(head):
+    model, x = network(head, 0.25, size=16, seed=1), gratings(300, size=16)[0]
+    with torch.no_grad():
+        model(3 * x)  # running averages that are not those of birth
+        small = compressed_network(model.eval(), x, rank=64)
+        assert small.config.head == head.replace("dense", "matched")
+        assert torch.allclose(small(x), model(x), atol=1e-4)
+        cut = compressed_network(model, x, rank=1)
+        assert cut.n_parameters < small.n_parameters
+        assert (cut(x) - model(x)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "head, method, words",
+    [("tt", "als", "head is 'tt'"), ("dense", "svd", "choose als or tt-svd")],
+)
+def test_what_cannot_be_compressed_is_refused(head, method, words):
+    model = network(head, 0.25, size=16).eval()
+    with pytest.raises(ValueError, match=words):
+        compressed_network(model, torch.rand(9, 1, 16, 16), 2, method)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'moments', 'relative_error', 'low_rank', 'normal_equations', 'als', 'compress', 'head_inputs', 'folded',
-           'head_compression', 'alignment', 'head_alignment']
+           'compressed_network', 'head_compression', 'alignment', 'head_alignment']
 
 # %% ../../nbs/tensortrain/07_compression.ipynb #355b235e
 import math
@@ -254,6 +254,49 @@ def folded(layer: nn.Linear, following: nn.BatchNorm1d | nn.Linear) -> nn.Linear
     return out
 
 # %% ../../nbs/tensortrain/07_compression.ipynb #640708f7
+@torch.no_grad()
+def compressed_network(
+    model: Network, x: Tensor, rank: int, method: str = "als"
+) -> Network:
+    """A network whose dense head has become a tensor train; nothing is trained.
+
+    Args:
+        model: with the head "dense" or "dense-relu".
+        x: images that it was trained on, shape (n, 1, size, size); thousands of them.
+        rank: bond dimension, cut down to what each bond can have.
+        method: "als" or "tt-svd", as for `compress`.
+
+    Returns:
+        A network with the head "matched" or "matched-relu", in evaluation mode.
+
+    Raises:
+        ValueError: if the head is another one, or the images, the rank or the method do not fit.
+    """
+    config = model.config
+    if config.head not in ("dense", "dense-relu"):
+        raise ValueError(
+            f"the head is {config.head!r}, which is no single dense layer: compress a network with the head 'dense' or 'dense-relu'"
+        )
+    if method not in ("als", "tt-svd"):
+        raise ValueError(f"method = {method!r} makes no tensor train: choose als or tt-svd")
+    head = config.head.replace("dense", "matched")
+    model = model.eval()
+    small = network(head, config.width, rank, momentum=config.momentum, size=config.size)
+    own = small.head.layer1
+    layer = model.head.layer1
+    small.features.load_state_dict(model.features.state_dict())
+    small.head.logits.load_state_dict(model.head.logits.state_dict())
+    if config.head == "dense":
+        layer = folded(layer, model.head.norm1)
+        small.head.norm1.running_var.fill_(1 - small.head.norm1.eps)
+    else:
+        small.head.norm1.load_state_dict(model.head.norm1.state_dict())
+    seen = head_inputs(model, x)
+    found = compress(layer, seen, own.in_factors, own.out_factors, rank, method)
+    own.load_state_dict(found.state_dict())
+    return small.eval()
+
+# %% ../../nbs/tensortrain/07_compression.ipynb #e9719de5
 @experiment(
     "tensortrain/compression",
     quick=dict(n=512, n_test=256, epochs=1, width=0.25, ranks=(2, 4), order_ranks=(4,)),
@@ -263,7 +306,8 @@ def folded(layer: nn.Linear, following: nn.BatchNorm1d | nn.Linear) -> nn.Linear
         epochs=10,
         width=1.0,
         ranks=(1, 2, 4, 8, 12),
-        order_ranks=(8,),
+        order_ranks=(8, 16),
+        seeds=3,
         bfloat16=True,
     ),
 )
@@ -275,21 +319,44 @@ def head_compression(
     ranks: tuple[int, ...],
     order_ranks: tuple[int, ...],
     *,
+    seeds: int = 1,
     bfloat16: bool = False,
     seed: int = 0,
     folder: Path | None = None,
 ) -> dict:
-    """Train the dense network, then compress its head in several ways: accuracy against
-    parameters, and the effect of the order of the inputs."""
-    (x, y), (x_test, y_test) = images("train", n), images("test", n_test)
-    model = network("dense", width, seed=seed)
-    path = folder and folder / "dense.safetensors"
-    train(model, x, y, epochs, seed=seed, bfloat16=bfloat16, path=path)
-    seen, test = head_inputs(model, x[:10_000]), head_inputs(model, x_test)
-    rest = model.head.logits
-    layer = folded(model.head.layer1, model.head.norm1)
-    factors = (16, round(16 * width), 8), (8, 4, 4)
-    case = dict(seen=seen, test=test, labels=y_test, rest=rest)
+    """Train dense networks, then compress their heads in several ways: accuracy against
+    parameters, and for the first of them the effect of the order of the inputs."""
+    train_set, test_set = images("train", n), images("test", n_test)
+    factors, curves = ((16, round(16 * width), 8), (8, 4, 4)), []
+    for i in range(seed, seed + seeds):
+        model = network("dense", width, seed=i)
+        path = folder and folder / f"dense-{i}.safetensors"
+        options = dict(bfloat16=bfloat16, path=path, desc=f"seed {i}")
+        train(model, *train_set, epochs, seed=i, **options)
+        case = _case(model, train_set[0][:10_000], *test_set)
+        layer = folded(model.head.layer1, model.head.norm1)
+        curves.append(_curve(layer, ranks, factors, case))
+        if i == seed:
+            found = {"orders": _orders(layer, factors, order_ranks, case)}
+            found |= _spectra(layer, case["seen"])
+            found |= {f"head/{k}": _halved(v) for k, v in model.head.state_dict().items()}
+    found["accuracies"] = torch.tensor(
+        [[point["accuracy"].value for point in curve] for curve in curves]
+    )
+    return found | {"curve": curves[0]}
+
+
+def _halved(value: Tensor) -> Tensor:
+    return value.half() if value.is_floating_point() else value
+
+# %% ../../nbs/tensortrain/07_compression.ipynb #6f261296
+def _case(model: Network, x: Tensor, x_test: Tensor, y_test: Tensor) -> dict:
+    seen, test = head_inputs(model, x), head_inputs(model, x_test)
+    return dict(seen=seen, test=test, labels=y_test, rest=model.head.logits)
+
+
+def _curve(layer: nn.Linear, ranks: tuple, factors: tuple, case: dict) -> list[dict]:
+    "The dense layer, and all the ways to compress it."
     curve = [_scored(layer, layer, None, **case)]
     for rank in ranks:
         for method in ("als", "tt-svd"):
@@ -297,20 +364,12 @@ def head_compression(
     size, n_in, m = curve[1::2], layer.in_features, layer.out_features
     for k in sorted({max(1, round(p["parameters"] / (n_in + m))) for p in size}):
         curve.append(_compressed(layer, "svd", (1, n_in), (m, 1), k, **case))
-    whole = folded(layer, rest)
+    whole = folded(layer, case["rest"])
     case_whole = case | {"rest": nn.Identity()}
     for rank in ranks:
         point = _compressed(whole, "als", factors[0], (1, 10, 1), rank, **case_whole)
         curve.append(point | {"method": "whole"})
-    found = {"curve": curve, "orders": _orders(layer, factors, order_ranks, case)}
-    return (
-        found
-        | _spectra(layer, seen)
-        | {
-            f"head/{name}": value.half() if value.is_floating_point() else value
-            for name, value in model.head.state_dict().items()
-        }
-    )
+    return curve
 
 # %% ../../nbs/tensortrain/07_compression.ipynb #24558ed4
 def _compressed(
@@ -350,7 +409,7 @@ def _orders(layer: nn.Linear, factors: tuple, ranks: tuple, case: dict) -> list[
     n = torch.arange(layer.in_features)
     shuffled = torch.randperm(len(n), generator=generator(0, "order"))
     channels_first = n.reshape(factors[0][0], -1).T.flatten()
-    orders = {"channels first": channels_first, "random": shuffled}
+    orders = {"position first": n, "channels first": channels_first, "random": shuffled}
     found = []
     for name, order in orders.items():
         permuted = nn.Linear(len(n), layer.out_features)

@@ -383,6 +383,16 @@ class TTLinear(nn.Module):
         """r_0, ..., r_d."""
         return self._shape.r
 
+    @property
+    def in_factors(self) -> tuple[int, ...]:
+        """The factors n_1, ..., n_d of the number of inputs."""
+        return self._shape.n
+
+    @property
+    def out_factors(self) -> tuple[int, ...]:
+        """The factors m_1, ..., m_d of the number of outputs."""
+        return self._shape.m
+
     @classmethod
     def from_linear(
         cls,
