@@ -519,7 +519,7 @@ def report(
     "tensortrain/evidence",
     quick=dict(seeds=2, n=512, n_test=32, epochs=3, heads=("dense", "tt"), width=0.25),
     full=dict(
-        seeds=3, n=10_000, n_test=500, epochs=10, data=("cifar", "digits"), bfloat16=True
+        seeds=5, n=10_000, n_test=500, epochs=10, data=("cifar", "digits"), bfloat16=True
     ),
 )
 def evidence(
