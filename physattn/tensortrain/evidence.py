@@ -528,7 +528,7 @@ def evidence(
     n_test: int,
     epochs: int,
     data: Sequence[str] = ("textures",),
-    heads: Sequence[str] = ("dense", "dense-relu", "matched", "tt", "mlp"),
+    heads: Sequence[str] = ("dense", "dense-relu", "matched", "matched-relu", "tt", "mlp"),
     width: float = 0.5,
     bfloat16: bool = False,
     seed: int = 0,
