@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'moments', 'relative_error', 'low_rank', 'normal_equations', 'als', 'compress', 'head_inputs', 'folded',
-           'compressed_network', 'head_compression', 'alignment', 'head_alignment']
+           'compressed_network', 'head_compression', 'image_train', 'train_image', 'playable', 'alignment',
+           'head_alignment']
 
 # %% ../../nbs/tensortrain/07_compression.ipynb #355b235e
 import math
@@ -15,11 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from ..foundations.estimates import Estimate
-from ..foundations.experiments import experiment
+from ..foundations.experiments import experiment, recall
 from ..foundations.runs import generator
 from .layers import TTLinear
-from .networks import Network, images, network, train
-from .trains import TensorTrain, check_factors, check_ranks, tt_matrix
+from .maps import gradcam
+from .networks import CLASSES, Network, images, network, recalled, train
+from physattn.tensortrain.trains import (
+    TensorTrain,
+    check_factors,
+    check_ranks,
+    tt_matrix,
+    tt_svd,
+)
 
 # %% ../../nbs/tensortrain/07_compression.ipynb #f43b6423
 def moments(
@@ -426,6 +434,71 @@ def _spectra(layer: nn.Linear, seen: Tensor) -> dict[str, Tensor]:
     W, (_, C) = layer.weight.detach().double(), moments(seen)
     lost = {"weights": W @ W.T, "outputs": W @ C @ W.T}
     return {f"spectrum/{k}": torch.linalg.eigvalsh(v).flip(0) for k, v in lost.items()}
+
+# %% ../../nbs/tensortrain/07_compression.ipynb #934f68fd
+def image_train(image: Tensor, rank: int) -> TensorTrain:
+    """A square image as a tensor train, scale by scale.
+
+    Args:
+        image: shape (2^L, 2^L).
+        rank: bond dimension, cut down to what each bond can have.
+
+    Returns:
+        A train of L cores with four values each: one bit of the row, one of the column, the
+        coarsest first.
+    """
+    levels = image.shape[-1].bit_length() - 1
+    bits = image.double().reshape([2] * (2 * levels))
+    order = [k for pair in zip(range(levels), range(levels, 2 * levels)) for k in pair]
+    return tt_svd(bits.permute(order).reshape([4] * levels), rank)
+
+
+def train_image(train: TensorTrain) -> Tensor:
+    """The image of a train of `image_train`, shape (2^L, 2^L)."""
+    levels = len(train.cores)
+    bits = train.full().reshape([2] * (2 * levels))
+    order = [*range(0, 2 * levels, 2), *range(1, 2 * levels, 2)]
+    return bits.permute(order).reshape(2**levels, 2**levels)
+
+# %% ../../nbs/tensortrain/07_compression.ipynb #c32d3ad2
+@experiment(
+    "tensortrain/playable",
+    quick=dict(n=300, n_test=100, ranks=(1, 4), pictures=1),
+    full=dict(n=10_000, n_test=10_000, ranks=(1, 2, 3, 4, 6, 8, 12, 16), pictures=3),
+)
+def playable(
+    n: int, n_test: int, ranks: tuple[int, ...], pictures: int, *, seed: int = 0
+) -> dict:
+    """One rank for an image and for the head of the network that looks at it."""
+    model, kept = recalled("dense"), recall("tensortrain/seeds")
+    frogs, frog = kept.tensors["frogs"].float() / 255, CLASSES.index("frog")
+    surest = model(frogs).softmax(1)[:, frog].topk(pictures).indices
+    frogs, (x, _) = frogs[surest], images("train", n, seed)
+    test = images("test", n_test, seed)
+    nets = [model, *(compressed_network(model, x, rank) for rank in ranks)]
+    trains = [[image_train(image[0], rank) for image in frogs] for rank in ranks]
+    shown = torch.stack([torch.stack([train_image(t) for t in row]) for row in trains])
+    seen = torch.stack([gradcam(net, frogs, frog) for net in nets])
+    seen = seen / seen.amax((2, 3), keepdim=True).clamp(min=1e-30)
+    return {
+        "ranks": list(ranks),
+        "image parameters": [row[0].n_parameters for row in trains],
+        "layer parameters": [_weights(net.head.layer1) for net in nets],
+        "accuracy": [_accuracy(net, *test) for net in nets],
+        "images": (255 * frogs[:, 0]).round().byte(),
+        "reconstructions": (255 * shown.clamp(0, 1)).round().byte(),
+        "maps": (255 * seen).round().byte(),
+    }
+
+
+def _weights(layer: nn.Module) -> int:
+    return sum(p.numel() for name, p in layer.named_parameters() if name != "bias")
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> Estimate:
+    said = torch.cat([model(part).argmax(1) for part in x.split(500)])
+    return Estimate.from_samples((said == y).double().numpy(), independent=True)
 
 # %% ../../nbs/tensortrain/07_compression.ipynb #ceee2ca1
 def alignment(first: Tensor, second: Tensor) -> float:
