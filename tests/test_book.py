@@ -645,6 +645,24 @@ def test_the_cost_of_a_head_plays_without_a_kernel(browser, site):
             assert price.get_attribute("aria-label") != told
 
 
+@pytest.mark.browser
+@built
+def test_the_rank_of_a_train_plays_without_a_kernel(browser, site):
+    for page in pages_that_play("trains"):
+        with Visit(browser, site, page) as visit:
+            figure = visit.tab.locator("[data-play=trains]")
+            numbers, shown = figure.locator("dd"), figure.locator("canvas").nth(1)
+            before, told = numbers.all_text_contents(), shown.get_attribute("aria-label")
+            figure.locator("input[type=range]").focus()
+            visit.tab.keyboard.press("ArrowRight")
+            after = numbers.all_text_contents()
+            assert all(a != b for a, b in zip(before, after)) and not visit.trouble
+            assert shown.get_attribute("aria-label") != told
+            picture = figure.locator("canvas").first.screenshot()
+            figure.locator("select").select_option("1")
+            assert figure.locator("canvas").first.screenshot() != picture
+
+
 class Anchors(HTMLParser):
     def __init__(self, text):
         super().__init__()
