@@ -98,12 +98,13 @@ def reproduce(
             "--runs", help="Folder for checkpoints; the same command resumes from it."
         ),
     ] = Path("runs"),
-):
+) -> None:
     """Repeat an experiment of the book.
 
     `physattn reproduce --list` shows what there is; `physattn reproduce sho/blog` runs one in a minute or so and says, number by number, how many standard errors it is away from the recorded result.
     """
     from physattn.foundations import experiments as lab
+    from physattn.foundations.files import make_way
 
     if list_:
         return _list(lab)
@@ -111,6 +112,9 @@ def reproduce(
         raise typer.BadParameter(
             "which experiment? `physattn reproduce --list` shows all", param_hint="NAME"
         )
+    lab.find(name)
+    if profile == "full" or out is not None:
+        make_way(lab.result_path(name, out))
     result = lab.reproduce(
         name, profile, seed, device, folder=runs / name / f"{profile}-{seed}"
     )
@@ -166,8 +170,8 @@ def main() -> None:
     """Entry point of the command `physattn`."""
     try:
         app(standalone_mode=True)
-    except (ValueError, ArithmeticError, OSError, ModuleNotFoundError) as error:
-        if isinstance(error, ModuleNotFoundError) and "extra" not in str(error):
+    except (ValueError, ArithmeticError, OSError, ImportError) as error:
+        if isinstance(error, ImportError) and "pip install" not in str(error):
             raise
         typer.echo(f"physattn: {error}", err=True)
         sys.exit(1)

@@ -8,6 +8,7 @@ __all__ = ['NORMALIZERS', 'softmax', 'linear', 'relu', 'uniform', 'KVCache', 'At
 # %% ../../nbs/foundations/02_attention.ipynb #1be246c7
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -294,7 +295,7 @@ class Block(nn.Module):
         n_heads: int = 1,
         d_mlp: int = 0,
         norm: bool = False,
-        **attention,
+        **attention: Any,
     ):
         super().__init__()
         self.attn = Attention(d_model, n_heads, **attention)

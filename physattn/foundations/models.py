@@ -8,7 +8,7 @@ __all__ = ['HookPoint', 'Model']
 # %% ../../nbs/foundations/01_models.ipynb #4eb40cc3
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -73,7 +73,7 @@ class Model(nn.Module):
         return points
 
     @contextmanager
-    def hooks(self, fwd_hooks: Sequence[tuple[str, Callable]]):
+    def hooks(self, fwd_hooks: Sequence[tuple[str, Callable]]) -> Iterator[Self]:
         """Attach hooks for the length of a `with` block.
 
         Args:
@@ -101,7 +101,7 @@ class Model(nn.Module):
                 point.hooks.remove(hook)
 
     def run_with_hooks(
-        self, *args, fwd_hooks: Sequence[tuple[str, Callable]] = (), **kwargs
+        self, *args: Any, fwd_hooks: Sequence[tuple[str, Callable]] = (), **kwargs: Any
     ) -> Any:
         """Call the model with hooks attached; see `hooks`."""
         with self.hooks(fwd_hooks):
@@ -109,9 +109,9 @@ class Model(nn.Module):
 
     def run_with_cache(
         self,
-        *args,
+        *args: Any,
         names_filter: Callable[[str], bool] | Sequence[str] | str | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[Any, dict[str, torch.Tensor]]:
         """Call the model and keep what passes its hook points.
 
@@ -170,7 +170,7 @@ class Model(nn.Module):
                 f"{stem}.safetensors holds a {held}, not a {cls.__name__}: load it with the class that wrote it"
             )
         beside = Path(f"{stem}.json")
-        if beside.exists() and json.loads(beside.read_text(encoding="utf-8")) != about:
+        if beside.exists() and _json(beside) != about:
             raise ValueError(
                 f"{beside} describes another model than {stem}.safetensors: delete the .json, or restore the pair that belongs together"
             )
@@ -184,6 +184,15 @@ class Model(nn.Module):
                 f"the weights in {stem}.safetensors do not fit a {cls.__name__} of this version: {why}"
             ) from error
         return model
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged or cut short ({error}): delete it, the weights know the configuration too"
+        ) from error
 
 
 def _stem(path: str | Path) -> Path:

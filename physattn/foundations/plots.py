@@ -47,7 +47,7 @@ def set_style() -> None:
             "font.size": 9,
             "axes.titlesize": 9.5,
             "axes.titleweight": "bold",
-            "axes.prop_cycle": mpl.cycler(color=PALETTE),
+            "axes.prop_cycle": plt.cycler(color=PALETTE),
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.linewidth": 0.8,

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from .files import load_tensors, save_tensors
+from .files import load_tensors, make_way, save_tensors
 
 # %% ../../nbs/foundations/05_runs.ipynb #ea938d35
 def generator(seed: int, *names: str | int, device: str = "cpu") -> torch.Generator:
@@ -39,7 +39,7 @@ def generator(seed: int, *names: str | int, device: str = "cpu") -> torch.Genera
 
 
 @contextmanager
-def seeded(seed: int, *names: str | int):
+def seeded(seed: int, *names: str | int) -> Iterator[None]:
     """Run a `with` block under its own global random state, and put the old one back
     afterwards.
 
@@ -92,9 +92,12 @@ class Run:
         path: checkpoint file (safetensors); None keeps nothing.
         every: seconds between checkpoints.
         desc: what the progress bar says.
+        of: what is run, in words: system, data, seed; a checkpoint of something else is
+            refused.
 
     Raises:
         ValueError: on iteration, if the checkpoint is damaged or belongs to another run.
+        OSError: on iteration, if the checkpoint could not be written.
     """
 
     def __init__(
@@ -104,16 +107,22 @@ class Run:
         path: str | Path | None = None,
         every: float = 30.0,
         desc: str = "",
+        of: str = "",
     ):
         if total < 0:
             raise ValueError(f"total = {total} steps cannot be run: give 0 or more")
-        self.total, self.state, self.every, self.desc = total, state, every, desc
+        self.total, self.state, self.every = total, state, every
+        self.desc, self.of = desc, of
         self.path = None if path is None else Path(path)
-        self.step, self.history, self._bar, self._told_to_end = 0, {}, None, False
+        self.step, self._told_to_end = 0, False
+        self._bar: Any = None
+        self.history: dict[str, list[tuple[int, float]]] = {}
 
     def __iter__(self) -> Iterator[int]:
         if self.path and self.path.exists():
-            self._resume()
+            self._resume(self.path)
+        if self.path and self.step < self.total:
+            make_way(self.path)
         saved = time.monotonic()
         with (
             self._ending(),
@@ -165,13 +174,21 @@ class Run:
             )
 
     def save(self) -> None:
-        """Write the checkpoint now."""
-        tensors = {}
+        """Write the checkpoint now.
+
+        Raises:
+            ValueError: if the run has no path.
+            OSError: if the file cannot be written; the one before stays.
+        """
+        if self.path is None:
+            raise ValueError("a run without a path keeps no checkpoint: give it a path")
+        tensors: dict[str, torch.Tensor] = {}
         tree = _pack(
             {name: _state_of(thing) for name, thing in self.state.items()}, tensors
         )
         about = {
             "checkpoint": 1,
+            "of": self.of,
             "step": self.step,
             "total": self.total,
             "history": self.history,
@@ -179,15 +196,15 @@ class Run:
         }
         save_tensors(self.path, tensors, about)
 
-    def _resume(self) -> None:
-        tensors, about = load_tensors(self.path)
+    def _resume(self, path: Path) -> None:
+        tensors, about = load_tensors(path)
         if about.get("checkpoint") != 1:
             raise ValueError(
                 f"{self.path} is not a checkpoint of this version: delete it, or give another path"
             )
-        state = _unpack(about["state"], tensors)
-        if set(state) != set(self.state) or about["total"] != self.total:
-            other = f"{about['total']} steps of {', '.join(sorted(state))}"
+        state, of = _unpack(about["state"], tensors), about.get("of", self.of)
+        if (set(state), about["total"], of) != (set(self.state), self.total, self.of):
+            other = f"{about['total']} steps of {of or ', '.join(sorted(state))}"
             raise ValueError(
                 f"{self.path} is the checkpoint of another run ({other}): delete it, or give another path"
             )

@@ -289,7 +289,8 @@ def train(
             group["lr"] = training.lr * rate
         table, frame, rows = plan[i]
         model.train()
-        loss = _loss(model(table.ids[frame, rows]), table.labels[rows])
+        with seeded(seed, "dropout", step):
+            loss = _loss(model(table.ids[frame, rows]), table.labels[rows])
         model.zero_grad()
         loss.backward()
         adam.step()

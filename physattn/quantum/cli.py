@@ -69,13 +69,16 @@ def norms(
         Path | None,
         typer.Option("--png", help="Draw it into this file.", show_default=False),
     ] = None,
-):
+) -> None:
     """Norms of the attention weights of a transformer and of the inputs that feed them.
 
     Without a network: `physattn norms minilm --random`, or `physattn norms gpt2 --untrained --random`.
     """
+    from physattn.foundations.files import make_way
     from physattn.quantum.norms import alpha_report, load
 
+    for path in filter(None, (json_file, png)):
+        make_way(path)
     network, tokenizer = load(model, untrained, seed)
     measured = dict(max_tokens=max_tokens, batch_size=batch_size, random=random, seed=seed)
     report = alpha_report(network, texts, tokenizer, **measured)
@@ -116,7 +119,7 @@ def resources(
         str,
         typer.Option("--norm", help="spectral, or frobenius for data in a quantum memory."),
     ] = "spectral",
-):
+) -> None:
     """Polynomial degree, queries, success probability and repetitions, layer by layer."""
     from physattn.quantum.norms import AlphaReport
     from physattn.quantum.resources import estimate

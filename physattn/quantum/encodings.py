@@ -550,10 +550,10 @@ def qsvt(encoding: BlockEncoding, poly: Chebyshev, solver: str = "newton") -> Bl
     n_wires, corner = m + a + n, [(wire, 0) for wire in range(m, m + a)]
     U = encoding.circuit.on(range(m, n_wires), n_wires)
     hadamard = Gate("H", np.array([[1, 1], [1, -1]]) / np.sqrt(2), (m - 1,))
-    select = [hadamard]
+    gates = [hadamard]
     if m == 2:
-        select.append(_preparation("PREP", np.sqrt(bounds / bounds.sum()), (0,)))
-    select = Circuit(tuple(select), n_wires)
+        gates.append(_preparation("PREP", np.sqrt(bounds / bounds.sum()), (0,)))
+    select = Circuit(tuple(gates), n_wires)
     circuit = select
     for t in range(max(map(len, angles))):
         if t:

@@ -99,7 +99,8 @@ def load(name: str, random: bool = False, seed: int = 0) -> tuple[nn.Module, Any
     Raises:
         ImportError: if transformers, or the package with MiniLM, is missing.
         ValueError: if a family is unknown.
-        FileNotFoundError: if the model is neither here nor to be had from the hub.
+        FileNotFoundError: if the model is neither here nor to be had from the hub, or has no
+            weights in safetensors.
     """
     transformers = _transformers()
     if random:
@@ -107,10 +108,11 @@ def load(name: str, random: bool = False, seed: int = 0) -> tuple[nn.Module, Any
     place = _minilm() if name == "minilm" else HUB.get(str(name), name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-        model = transformers.AutoModel.from_pretrained(place)
+        # Weights as safetensors, never as pickles, which could run code.
+        model = transformers.AutoModel.from_pretrained(place, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"model {str(name)!r} is no folder here and could not be had from the hub: use 'minilm', which works offline, or load({'bert'!r}, random=True)"
+            f"model {str(name)!r} is no folder here with safetensors and could not be had from the hub: use 'minilm', which works offline, or load({'bert'!r}, random=True)"
         ) from error
     return model.eval(), tokenizer
 
@@ -712,7 +714,7 @@ class AlphaReport:
             about = json.loads(Path(path).read_text(encoding="utf-8"))
             layers = [_layer(one) for one in about["layers"]]
             return cls(about["model"], about["lengths"], layers)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path} is no report of norms ({error}): give a file that AlphaReport.save wrote"
             ) from error

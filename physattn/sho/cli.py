@@ -78,13 +78,14 @@ def train(
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of the weights and of the data.")
     ] = 0,
-):
+) -> None:
     """Train the one-token transformer on an oscillator and write its weights.
 
     An interrupted run continues when the same command is given again. Try `physattn sho train runs/spring --gamma 0.1`, then `physattn sho identify runs/spring`.
     """
     import torch
 
+    from physattn.foundations.files import make_way
     from physattn.foundations.runs import generator
     from physattn.sho.integrators import INTEGRATORS
     from physattn.sho.one_token import (
@@ -101,6 +102,7 @@ def train(
         )
     oscillator = Oscillator(omega0, gamma)
     M = INTEGRATORS[integrator](omega0, gamma, dt)
+    make_way(run)
     checkpoint = run.with_name(run.name + ".checkpoint.safetensors")
     model = fit(
         M,
@@ -144,7 +146,7 @@ def _load(run: Path):
 
 
 @app.command()
-def identify(run: _Run):
+def identify(run: _Run) -> None:
     """Read omega0 and gamma from the weights alone, in closed form, with two residuals that are zero for every oscillator."""
     from physattn.sho.identify import identify as read
     from physattn.sho.identify import integrator_distances
@@ -189,7 +191,7 @@ def rollout(
             show_default=False,
         ),
     ] = None,
-):
+) -> None:
     """Let a trained model predict from its own predictions and measure the error against the exact motion."""
     import torch
 

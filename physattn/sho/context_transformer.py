@@ -9,7 +9,7 @@ __all__ = ['ABLATIONS', 'HORIZONS', 'ContextTransformer', 'Muon', 'orthogonalize
 
 # %% ../../nbs/sho/06_context_transformer.ipynb #sho-06-04
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,11 +112,11 @@ class Muon(torch.optim.Optimizer):
         momentum: decay of the averaged gradient.
     """
 
-    def __init__(self, params, lr: float = 0.02, momentum: float = 0.95):
+    def __init__(self, params: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take one step along the orthogonalised Nesterov momentum."""
         for group in self.param_groups:
             for p in group["params"]:

@@ -281,7 +281,8 @@ def integrators(seeds: int, gammas: list[float], *, seed: int = 0) -> dict:
             INTEGRATORS.items(), range(seed, seed + seeds)
         ):
             model = fit(method(OMEGA0, gamma, DT), oscillator, "lbfgs", seed=k)
-            keys.append(name), maps.append(model.propagator.detach())
+            keys.append(name)
+            maps.append(model.propagator.detach())
             found |= {
                 f"{name}/gamma{gamma:g}/seed{k}/{key}": tensor.detach()
                 for key, tensor in model.state_dict().items()

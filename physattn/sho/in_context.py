@@ -454,10 +454,10 @@ def _posterior(
 def _evidence(tokens: Tensor, centre: Tensor, regime: Regime) -> tuple[Tensor, Tensor]:
     k, oscillator = tokens.shape[1], Oscillator(*centre.unbind(-1))
     one = torch.eye(2, dtype=torch.float64)
-    step, maps = oscillator.propagator(regime.dt), [one.expand(*centre.shape, 2)]
+    step, powers = oscillator.propagator(regime.dt), [one.expand(*centre.shape, 2)]
     for _ in range(k - 1):
-        maps.append(step @ maps[-1])
-    ahead, maps = maps[-1], torch.stack(maps, -3)
+        powers.append(step @ powers[-1])
+    ahead, maps = powers[-1], torch.stack(powers, -3)
     stacked = maps.flatten(-3, -2)
     precision = one + stacked.mT @ stacked / regime.noise**2
     pull = torch.einsum("nckij,nki->ncj", maps, tokens) / regime.noise**2

@@ -9,6 +9,7 @@ __all__ = ['explained', 'predict', 'responses', 'kick', 'splice', 'memory', 'twi
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-04
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -191,7 +192,7 @@ def twins(regime: Regime, n: int, generator: torch.Generator) -> tuple[Contexts,
     rows = torch.nonzero((values[:, 0] < 0) & (values[:, 1] > 0) & (size < 4))[:n, 0]
     noise = regime.noise * torch.randn(len(rows), regime.length + 1, 2, generator=generator)
     noise[:, 0] = 0  # the first token sets the scale, which twins must share
-    return tuple(
+    one, other = (
         replace(
             take(p, rows),
             observed=(c[rows] + noise).to(p.observed.dtype),
@@ -199,6 +200,7 @@ def twins(regime: Regime, n: int, generator: torch.Generator) -> tuple[Contexts,
         )
         for c, p in zip(clean, pool)
     )
+    return one, other
 
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-23
 def patched(
@@ -509,7 +511,7 @@ def examine(
     }
 
 
-def _over_seeds(runs: list) -> dict:
+def _over_seeds(runs: list) -> Any:
     "The same nested dict, with bootstrap estimates over the seeds for numbers."
     if isinstance(runs[0], Mapping):
         return {key: _over_seeds([run[key] for run in runs]) for key in runs[0]}

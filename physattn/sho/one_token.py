@@ -230,6 +230,7 @@ def descend(
         dict(model=model, optimizer=optimizer, schedule=schedule, rng=rng),
         path=path,
         desc=recipe.title,
+        of=f"{recipe}, M = {propagator.tolist()}, data from {states[0].tolist()}",
     )
     for _ in run:
         chosen = torch.randint(len(inputs), (recipe.batch,), generator=rng)

@@ -38,7 +38,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({error}): make the folder again with --overwrite"
         ) from error
@@ -51,7 +51,9 @@ def _free(folder: Path, overwrite: bool, ways: str) -> None:
 
 
 def _clear(folder: Path, *patterns: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    from physattn.foundations.files import make_way
+
+    make_way(folder / "params.json")
     for pattern in ("params.json", *patterns):
         for file in folder.glob(pattern):
             file.unlink()
@@ -161,7 +163,7 @@ def train(
     seed: _Seed = 0,
     out: _Out = None,
     overwrite: _Overwrite = False,
-):
+) -> None:
     """Train a linear effective model and a network for one lattice, and write both.
 
     In a hurry: `physattn slmc train -L 4 --samples 512`. The paper's first block, six shells: `physattn slmc train -b a -n 6`.
@@ -170,7 +172,7 @@ def train(
     name = f"L{size}-J{coupling:g}-mu{mu:g}-T{temperature:g}-{blocks or 'linear'}-e{seed}"
     folder = out or Path("runs/slmc") / name
     _free(folder, overwrite, "its models are deleted with --overwrite")
-    models, quality = _trained(asked)
+    models, quality = _trained(asked, folder)
     _clear(folder, "linear.*", "model.*", "quality.json")
     for stem, model in models.items():
         model.save(folder / stem)
@@ -180,9 +182,10 @@ def train(
 
 # %% ../../nbs/slmc/11_cli.ipynb #67f003c7
 def _trained(
-    asked: dict[str, Any],
+    asked: dict[str, Any], folder: Path
 ) -> tuple[dict[str, "Effective"], dict[str, dict[str, "Estimate"]]]:
     "The models by the names of their files, and how good they are."
+    from physattn.foundations.files import make_way
     from physattn.slmc.effective import Effective
     from physattn.slmc.lattice import DoubleExchange
 
@@ -193,6 +196,7 @@ def _trained(
         Effective(Effective.Config(system.L, blocks, asked["shells"]), asked["seed"])
         for blocks in ("", asked["blocks"])
     )
+    make_way(folder / "params.json")
     learn = _by_cooling if asked["self_learn"] else _from_data
     linear, network = learn(system, linear, network, asked)
     models = {"linear": linear, "model": network}
@@ -321,7 +325,7 @@ def sample(
     every: Annotated[
         float, typer.Option("--checkpoint-every", help="Seconds between checkpoints.")
     ] = 30.0,
-):
+) -> None:
     """Sample the exact weight with the models of a folder: acceptances and observables with errors.
 
     With several processes: `torchrun --nproc-per-node 2 -m physattn slmc sample MODEL`.
@@ -353,10 +357,14 @@ def _again(folder: Path, asked: dict[str, Any], said: set[str]) -> dict[str, Any
     if not (folder / "params.json").exists():
         raise FileNotFoundError(f"there is no run in {folder}: start it without --resume")
     before = _read_json(folder / "params.json")
+    if not isinstance(before, dict) or before.keys() != asked.keys():
+        raise ValueError(
+            f"{folder / 'params.json'} is of another command or version: start again with --overwrite, or give another --out"
+        )
     for name in sorted(said):
-        if asked[name] != before.get(name):
+        if asked[name] != before[name]:
             raise ValueError(
-                f"{name} = {asked[name]} now and {before.get(name)} when the run in {folder} began: repeat that, or give another --out"
+                f"{name} = {asked[name]} now and {before[name]} when the run in {folder} began: repeat that, or give another --out"
             )
     return before
 
@@ -415,7 +423,7 @@ def observe(
             "--json", help="Also write all numbers to this file.", show_default=False
         ),
     ] = None,
-):
+) -> None:
     """Mean squared error, predicted acceptance and observables on fresh configurations, beside those of a run."""
     folder, sampled = _run(run)
     system, models = _load(folder)

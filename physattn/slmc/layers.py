@@ -8,6 +8,7 @@ __all__ = ['measured_acceptance', 'Bench', 'layers', 'grown_model', 'power_law',
 # %% ../../nbs/slmc/07_layers.ipynb #2d3ab5f1
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -210,7 +211,7 @@ def grown_model(result: Result, family: str) -> Effective:
     return model
 
 # %% ../../nbs/slmc/07_layers.ipynb #e7881248
-def power_law(x, mse, seed: int = 0) -> Estimate:
+def power_law(x: Any, mse: Any, seed: int = 0) -> Estimate:
     """The exponent of mse = const * x^exponent, fitted to logarithms, with its bootstrap error over
     the trainings.
 

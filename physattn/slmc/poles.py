@@ -166,7 +166,7 @@ class LocalMetropolis:
         self.S = S.detach().to(torch.float64).reshape(-1, system.n_sites, 3).clone()
         self.rng = generator(seed, "metropolis")
         self.sweeps = self.accepted = 0
-        self._G = None
+        self._G: Tensor | None = None
         if method == "poles":
             self.poles = poles_for(system, n_poles)
             self._mirror = (

@@ -282,11 +282,11 @@ class SLMC:
         state = {"chains": self, "random": self.rng}
         run = Run(steps, state, path, seconds, f"SLMC, L = {self.system.L}")
         for step in run:
-            accepted = {name: [] for name in self.tests}
+            tested: dict[str, list[Tensor]] = {name: [] for name in self.tests}
             self.S, self._actions = self._move(
-                len(self.models), self.S, self._actions, accepted
+                len(self.models), self.S, self._actions, tested
             )
-            accepted = {name: torch.stack(p).mean(0) for name, p in accepted.items()}
+            accepted = {name: torch.stack(p).mean(0) for name, p in tested.items()}
             run.log(**{name: p.mean() for name, p in accepted.items()})
             if step >= warmup:
                 self._keep(accepted)

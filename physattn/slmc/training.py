@@ -10,6 +10,7 @@ __all__ = ['METHODS', 'dataset', 'residuals', 'mse', 'fit_readout', 'jacobian', 
 import math
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -255,7 +256,7 @@ def fit(
     method: str = "lm",
     steps: int | None = None,
     system: DoubleExchange | None = None,
-    **options,
+    **options: Any,
 ) -> Run:
     """Train an effective model, with progress; `model.about["trained"]` says how.
 
@@ -307,7 +308,7 @@ def grow(
     action: Tensor,
     tries: int = 3,
     seed: int = 0,
-    **options,
+    **options: Any,
 ) -> list[Effective]:
     """Add blocks to a trained model one at a time, each followed by a fit of all weights.
 

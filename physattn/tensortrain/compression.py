@@ -11,6 +11,7 @@ __all__ = ['METHODS', 'moments', 'relative_error', 'low_rank', 'normal_equations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -523,7 +524,7 @@ def alignment(first: Tensor, second: Tensor) -> float:
     full=dict(seeds=3, n=5_000, epochs=8, width=0.5, bfloat16=True),
 )
 def head_alignment(
-    seeds: int, n: int, epochs: int, width: float, *, seed: int = 0, **settings
+    seeds: int, n: int, epochs: int, width: float, *, seed: int = 0, **settings: Any
 ) -> dict:
     """Alignment of the head's two layers, and of the cores of a train, during training."""
     (x, y), found = images("train", n), {}

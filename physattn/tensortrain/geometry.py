@@ -129,7 +129,9 @@ class Frame:
         return self.base._like(cores)
 
 
-def _isometries(cores: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def _isometries(  # type: ignore[return]
+    cores: Sequence[Tensor],
+) -> tuple[list[Tensor], list[Tensor]]:
     "Left-orthogonal cores, the last one as it comes, and the triangular factor before each core."
     out, factors = [], [cores[0].new_ones(1, 1)]
     for core in cores:
@@ -158,20 +160,22 @@ class Tangent:
     frame: Frame
     deltas: list[Tensor]
 
-    def __add__(self, other: Self) -> Self:
+    def __add__(self, other: "Tangent") -> "Tangent":
         return Tangent(self.frame, [a + b for a, b in zip(self.deltas, other.deltas)])
 
-    def __mul__(self, factor: float | Tensor) -> Self:
+    def __mul__(self, factor: float | Tensor) -> "Tangent":
         return Tangent(self.frame, [factor * delta for delta in self.deltas])
 
     __rmul__ = __mul__
 
-    def __sub__(self, other: Self) -> Self:
+    def __sub__(self, other: "Tangent") -> "Tangent":
         return self + -1.0 * other
 
-    def inner(self, other: Self) -> Tensor:
+    def inner(self, other: "Tangent") -> Tensor:
         """The inner product of the two tensors."""
-        return sum((a * b).sum() for a, b in zip(self.deltas, other.deltas))
+        return sum(  # type: ignore[return-value]
+            (a * b).sum() for a, b in zip(self.deltas, other.deltas)
+        )
 
     def norm(self) -> Tensor:
         """The Frobenius norm of the tensor."""
@@ -199,8 +203,8 @@ class Tangent:
         if not length > 1e-7 * self.norm():
             return self.frame.base
         turned = math.cos(angle) * point + (math.sin(angle) * size / length) * side
-        turned = self.frame._doubled(turned.deltas).rounded(self.frame.base.ranks[1:-1])
-        return turned * float(size / turned.norm())
+        train = self.frame._doubled(turned.deltas).rounded(self.frame.base.ranks[1:-1])
+        return train * float(size / train.norm())
 
 # %% ../../nbs/tensortrain/09_geometry.ipynb #b2127d4a
 def descend(
@@ -431,7 +435,7 @@ class RiemannianSGD(torch.optim.Optimizer):
             _set(group, train)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every layer whose cores all have gradients."""
         for group in self.param_groups:
             gradients = [core.grad for core in group["params"]]

@@ -116,7 +116,7 @@ def _arrays(*tensors: Tensor | None) -> list[np.ndarray]:
 
 
 def _pair(x: int | tuple[int, int]) -> tuple[int, int]:
-    return (x, x) if isinstance(x, int) else tuple(x)
+    return (x, x) if isinstance(x, int) else (x[0], x[1])
 
 # %% ../../nbs/tensortrain/05_keras.ipynb #7dcd0a28
 def _convolution(keras: ModuleType, module: nn.Module, relu: bool, dtype: str) -> list:

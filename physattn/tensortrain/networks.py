@@ -12,10 +12,12 @@ import io
 import math
 import os
 import tarfile
+import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -317,9 +319,14 @@ def _grey(folder: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise FileNotFoundError(
             f"there is no file {path}: correct PHYSATTN_DATA, or unset it to download CIFAR-10"
         )
-    with np.load(path) as file:
-        data, offsets = file["data"].tobytes(), file["offsets"]
-        labels, test = file["labels"], file["test"]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data, offsets = file["data"].tobytes(), file["offsets"]
+            labels, test = file["labels"], file["test"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is damaged or cut short ({error}): fetch it again, or unset PHYSATTN_DATA to download CIFAR-10"
+        ) from error
     pixels = np.empty((len(labels), 32, 32), np.uint8)
     for i, (start, end) in enumerate(zip(offsets[:-1], offsets[1:])):
         image = Image.open(io.BytesIO(data[start:end]))
@@ -337,7 +344,12 @@ def _download() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             "or set PHYSATTN_DATA to a folder that holds cifar10_jpeg_q75.npz"
         ) from error
     known = "md5:c32a1d4ab5d03f1284b67883e8d87530"
-    archive = pooch.retrieve(ARCHIVE, known, path=pooch.os_cache("physattn"))
+    try:
+        archive = pooch.retrieve(ARCHIVE, known, path=pooch.os_cache("physattn"))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"CIFAR-10 cannot be had from {ARCHIVE} ({type(error).__name__}): go online, or set PHYSATTN_DATA to a folder that holds cifar10_jpeg_q75.npz"
+        ) from error
     with tarfile.open(archive) as tar:
         names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
         files = [tar.extractfile(f"cifar-10-batches-bin/{name}.bin") for name in names]
@@ -478,7 +490,7 @@ def many_seeds(
     *,
     seed: int = 0,
     folder: Path | None = None,
-    **settings,
+    **settings: Any,
 ) -> dict:
     """Train every head several times on part of greyscale CIFAR-10; keep curves and weights."""
     data, test = images("train", n), images("test", n_test)
@@ -496,7 +508,7 @@ def _repeat(
     folder: Path | None,
     width: float,
     momentum: float = 0.99,
-    **settings,
+    **settings: Any,
 ) -> tuple[dict[str, Tensor], dict[str, Network]]:
     curves, models = {}, {}
     for i in seeds:
@@ -537,7 +549,7 @@ def source_training(
     *,
     seed: int = 0,
     folder: Path | None = None,
-    **settings,
+    **settings: Any,
 ) -> dict:
     """Train the source's two networks as the source did: 50,000 images, 50 epochs, one seed."""
     data, test = images("train", n), images("test", n_test)
@@ -557,7 +569,7 @@ def momentum_ablation(
     *,
     seed: int = 0,
     folder: Path | None = None,
-    **settings,
+    **settings: Any,
 ) -> dict:
     """Train the source's two networks with batch-norm momentum 0.9 and 0.99, a few epochs."""
     data, test, found = images("train", n), images("test", n_test), {}

@@ -8,7 +8,7 @@ __all__ = ['bonds', 'check_ranks', 'TensorTrain', 'tt_svd', 'tt_matrix', 'check_
 # %% ../../nbs/tensortrain/01_trains.ipynb #ecc8517d
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -125,7 +125,7 @@ class TensorTrain:
         out = out.permute(*range(0, 2 * d, 2), *range(1, 2 * d, 2))
         return out.reshape(math.prod(m), math.prod(n))
 
-    def inner(self, other: Self) -> Tensor:
+    def inner(self, other: "TensorTrain") -> Tensor:
         """The sum over all entries of self times other, in d (r^2 s + r s^2) n steps."""
         between = self.cores[0].new_ones(1, 1)
         for a, b in zip(self._vector(), other._vector(), strict=True):
@@ -138,7 +138,7 @@ class TensorTrain:
         digits."""
         return self.orthogonalized(0).cores[0].norm()
 
-    def orthogonalized(self, center: int = 0) -> Self:
+    def orthogonalized(self, center: int = 0) -> "TensorTrain":
         """The same tensor with isometries on both sides of the core `center`."""
         cores = self._vector()
         for k in range(center):
@@ -150,7 +150,7 @@ class TensorTrain:
 
     def rounded(
         self, ranks: int | Sequence[int] | None = None, eps: float | None = None
-    ) -> Self:
+    ) -> "TensorTrain":
         """The train recompressed by singular values, without the full tensor.
 
         Args:
@@ -181,12 +181,12 @@ class TensorTrain:
         p = [s.square() / s.square().sum() for s in self.singular_values()]
         return torch.stack([torch.special.entr(q).sum() for q in p])
 
-    def __mul__(self, factor: float) -> Self:
+    def __mul__(self, factor: float) -> "TensorTrain":
         return TensorTrain([self.cores[0] * factor, *self.cores[1:]])
 
     __rmul__ = __mul__
 
-    def __add__(self, other: Self) -> Self:
+    def __add__(self, other: "TensorTrain") -> "TensorTrain":
         if self.shape != other.shape:
             raise ValueError(
                 f"a train of shape {other.shape} cannot be added to one of shape {self.shape}: the physical indices must agree"
@@ -203,10 +203,10 @@ class TensorTrain:
                 cores.append(torch.cat([above, below]))
         return self._like(cores)
 
-    def __sub__(self, other: Self) -> Self:
+    def __sub__(self, other: "TensorTrain") -> "TensorTrain":
         return self + -1.0 * other
 
-    def __matmul__(self, other: Self) -> Self:
+    def __matmul__(self, other: "TensorTrain") -> "TensorTrain":
         """An operator applied to a train or to an operator; ranks multiply."""
         if not self.is_matrix:
             raise ValueError(
@@ -220,7 +220,7 @@ class TensorTrain:
         "The cores with one physical index each."
         return [core.flatten(1, -2) for core in self.cores]
 
-    def _like(self, cores: list[Tensor]) -> Self:
+    def _like(self, cores: list[Tensor]) -> "TensorTrain":
         "A train of these cores with the physical indices of this one."
         shapes = (c.shape[1:-1] for c in self.cores)
         return TensorTrain(

@@ -16,7 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from physattn.foundations.runs import Run
-    from physattn.tqs.chains import Hamiltonian
+    from physattn.tqs.chains import Hamiltonian, TransverseFieldIsing
     from physattn.tqs.decoder import SpinDecoder
     from physattn.tqs.vmc import VMC
 
@@ -134,10 +134,14 @@ def _again(folder: Path, asked: dict[str, Any], said: set[str]) -> dict[str, Any
         raise FileNotFoundError(
             f"there is no run in {folder}: start it without --resume"
         ) from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(
             f"{folder / 'params.json'} is damaged ({error}): start again with --overwrite"
         ) from error
+    if not isinstance(before, dict) or before.keys() != asked.keys():
+        raise ValueError(
+            f"{folder / 'params.json'} is of another version of this command: start again with --overwrite, or give another --out"
+        )
     for name in sorted(said):
         if asked[name] != before[name]:
             raise ValueError(
@@ -148,8 +152,9 @@ def _again(folder: Path, asked: dict[str, Any], said: set[str]) -> dict[str, Any
 
 def _begin(folder: Path, asked: dict[str, Any]) -> None:
     "Clear the folder of an old run and write down what is asked for."
-    from physattn.foundations.files import write_atomically
+    from physattn.foundations.files import make_way, write_atomically
 
+    make_way(folder / "params.json")
     for pattern in ("grow-*", "decoder.*", "history.csv", "params.json"):
         for file in folder.glob(pattern):
             file.unlink()
@@ -354,7 +359,7 @@ def train_decoder(
     every: Annotated[
         float, typer.Option("--checkpoint-every", help="Seconds between checkpoints.")
     ] = 30.0,
-):
+) -> None:
     """Train a decoder to the ground state of a spin chain and write its weights.
 
     The letters are those of the source: `physattn train-decoder -s 100 -d 2 -h 4 -r 2 -w 2500 -e 1 -c 10`. Help is `--help`, because `-h` are the heads. In a hurry: `physattn train-decoder -s 20 -d 16 --steps 100`. With several processes: `torchrun --nproc-per-node 2 -m physattn train-decoder ...`.
@@ -512,7 +517,7 @@ def observe(
         ),
     ] = "",
     json_file: _Json = None,
-):
+) -> None:
     """Energy, variance, parity, magnetisations, correlations and a Renyi entropy of a stored decoder, beside exact values where they are known."""
     from physattn.tqs.chains import TransverseFieldIsing
     from physattn.tqs.observables import observe as look
@@ -538,7 +543,7 @@ def observe(
     _write_json(json_file, found)
 
 # %% ../../nbs/tqs/12_cli.ipynb #0cee335b
-def _table(seen, solved: "Hamiltonian | None") -> Iterator[str]:
+def _table(seen, solved: "TransverseFieldIsing | None") -> Iterator[str]:
     from physattn.foundations.estimates import Estimate
 
     n, columns = len(seen.x.value), {"ZZ": seen.zz, "XX": seen.xx}
@@ -592,7 +597,7 @@ def saliency(
         typer.Option("--png", help="Draw the map into this file.", show_default=False),
     ] = None,
     json_file: _Json = None,
-):
+) -> None:
     """Which earlier spins or words each word of a stored decoder depends on.
 
     In the map, a row is where one looks and a column is the word that depends on it.

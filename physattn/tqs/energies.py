@@ -26,7 +26,7 @@ class _Prefix(KVCache):
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         self.k, self.v = torch.cat([self.k, k], 1), torch.cat([self.v, v], 1)
-        return self.k, self.v
+        return self.k, self.v  # type: ignore[return-value]
 
 
 def _chosen(factors: Tensor, words: Tensor) -> Tensor:

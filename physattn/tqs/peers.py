@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,7 +169,7 @@ def run_peer(peer: Peer, n_sites: int, seconds: float, samples: int, seed: int =
     }
 
 # %% ../../nbs/tqs/10_peers.ipynb #c0bf9c73
-def _state(nk: ModuleType, H: object, peer: Peer, samples: int, seed: int, **options):
+def _state(nk: ModuleType, H: Any, peer: Peer, samples: int, seed: int, **options):
     hilbert, model = H.hilbert, getattr(nk.models, peer.model)
     if peer.autoregressive:
         model = model(hilbert, **peer.options)

@@ -330,7 +330,7 @@ def integrated_attention(
     names = [f"blocks.{i}.attn.hook_pattern" for i in range(decoder.config.n_layers)]
     with torch.no_grad():
         cache = decoder.run_with_cache(s, names_filter=names)[1]
-    mean, x, weights = 0.0, *np.polynomial.legendre.leggauss(nodes)
+    mean, (x, weights) = torch.zeros(()), np.polynomial.legendre.leggauss(nodes)
     for alpha, weight in zip((1 + x) / 2, weights / 2):
         scaled = [(alpha * cache[name]).requires_grad_() for name in names]
         hooks = [(name, partial(_put, value=A)) for name, A in zip(names, scaled)]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -375,6 +376,8 @@ class VMC:
         self.seed, self.clip, self.tokens_per_call = seed, clip, tokens_per_call
         self.optimizer = OPTIMIZERS[optimizer](decoder, **options)
         self.generator = generator(seed, "vmc", n)
+        plain = {k: v for k, v in vars(hamiltonian).items() if isinstance(v, int | float)}
+        self._of = f"{type(hamiltonian).__name__}({plain}), {samples} samples, {optimizer} {options}, seed {seed}"
 
     def run(
         self,
@@ -405,7 +408,8 @@ class VMC:
             "optimizer": self.optimizer,
             "sampler": self.generator,
         }
-        run = Run(steps, state, path, every, f"VMC, n = {self.hamiltonian.n_sites}")
+        desc = f"VMC, n = {self.hamiltonian.n_sites}"
+        run = Run(steps, state, path, every, desc, self._of)
         rank, together = _processes()
         for step in run:
             if rank:  # all resume from one checkpoint, and one process writes it
@@ -463,7 +467,7 @@ def grow(
     folder: Path | None = None,
     every: float = 30.0,
     report: Callable[[Run], None] | None = None,
-    **options,
+    **options: Any,
 ) -> tuple[VMC, list[Run]]:
     """Train a decoder on one chain after the other, resized in between.
 
