@@ -35,7 +35,15 @@ from physattn.foundations.experiments import (
 )
 from physattn.foundations.files import load_tensors, save_tensors, write_atomically
 from physattn.foundations.models import HookPoint, Model
-from physattn.foundations.runs import Run, generator, seeded
+from physattn.foundations.runs import (
+    Run,
+    anywhere,
+    gathered,
+    generator,
+    meet,
+    processes,
+    seeded,
+)
 
 # --- estimates
 
@@ -307,6 +315,35 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, how, every):
     process.wait(20)
     assert load_tensors(tmp_path / "killed.safetensors")[1]["step"] >= 40
     assert _train(tmp_path / "killed.safetensors", "1000").communicate()[0] == whole
+
+
+def one_of_two(rank, folder):
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    assert processes() == (rank, 2)
+    x = torch.full((2, 3), float(rank))
+    assert gathered(x).tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
+    assert gathered(x, 1).tolist() == [[0.0] * 3 + [1.0] * 3] * 2
+    assert torch.equal(gathered(x * 1j, -1), gathered(x, 1) * 1j)
+    assert anywhere(rank == 0) and anywhere(rank == 1) and not anywhere(False)
+    meet()
+    rng, path = generator(0), f"{folder}/checkpoint-{rank}"
+    try:
+        for step in Run(100, {"rng": rng}, path, every=1000, in_step=True):
+            gathered(torch.rand(1, generator=rng))
+            if rank == 1 and step == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+    except SystemExit as end:
+        assert end.code == 128 + signal.SIGTERM
+    else:
+        raise AssertionError("nobody stopped")
+
+
+def test_of_two_processes_the_one_that_is_told_takes_the_other_along(tmp_path):
+    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    steps = [load_tensors(tmp_path / f"checkpoint-{i}")[1]["step"] for i in range(2)]
+    assert steps == [8, 8]
 
 
 def test_lbfgs_resumes_to_the_same_bits(tmp_path):

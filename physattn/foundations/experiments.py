@@ -85,10 +85,11 @@ def experiments() -> dict[str, Experiment]:
     """All experiments of the library by name, after importing every chapter."""
     package = importlib.import_module("physattn")
     for part in pkgutil.iter_modules(package.__path__):
-        if part.ispkg and part.name != "foundations":
-            folder = importlib.import_module(f"physattn.{part.name}").__path__
-            for module in pkgutil.iter_modules(folder):
-                importlib.import_module(f"physattn.{part.name}.{module.name}")
+        if part.name in ("foundations", "cli", "__main__"):
+            continue
+        chapter = importlib.import_module(f"physattn.{part.name}")
+        for module in pkgutil.iter_modules(getattr(chapter, "__path__", [])):
+            importlib.import_module(f"physattn.{part.name}.{module.name}")
     return dict(sorted(_EXPERIMENTS.items()))
 
 
@@ -364,6 +365,10 @@ def reproduce(
         raise ValueError(f"profile = {profile!r} does not exist: choose quick or full")
     _check_device(device)
     config, wanted = found.profiles[profile], inspect.signature(found.function).parameters
+    if device != "cpu" and "device" not in wanted:
+        raise ValueError(
+            f"device = {device!r} is not for {name}, which runs on the processor: leave it out"
+        )
     accepted = {key: value for key, value in given.items() if key in wanted}
     if accepted.get("folder") is not None:
         _claim(Path(accepted["folder"]), name, config | {"seed": seed, "device": device})

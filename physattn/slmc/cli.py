@@ -8,7 +8,6 @@ __all__ = ['app', 'train', 'sample', 'observe']
 # %% ../../nbs/slmc/11_cli.ipynb #1759e769
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -246,28 +245,6 @@ def _by_cooling(
         return linear, linear
     return linear, self_learn(system, network, method=asked["method"], **options)[0]
 
-# %% ../../nbs/slmc/11_cli.ipynb #0d7a7d09
-@contextmanager
-def _launched() -> Iterator[int]:
-    "The rank of this process, in a group with the others if `torchrun` launched it."
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_torchelastic_launched()):
-        yield 0
-        return
-    dist.init_process_group("gloo")
-    try:
-        yield dist.get_rank()
-    finally:
-        dist.destroy_process_group()
-
-
-def _meet() -> None:
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
-
 # %% ../../nbs/slmc/11_cli.ipynb #bd24a3d4
 def _load(folder: Path) -> tuple["DoubleExchange", dict[str, "Effective"]]:
     "The system and the models of a folder that `train` wrote."
@@ -342,7 +319,9 @@ def sample(
         asked = _again(folder, asked, {"model"} | _said(context) & asked.keys())
     else:
         _free(folder, overwrite, "go on with --resume, delete it with --overwrite")
-    with _launched() as rank:
+    from physattn.foundations.runs import process_group
+
+    with process_group() as rank:
         _sample(folder, asked, resume, every, rank)
 
 # %% ../../nbs/slmc/11_cli.ipynb #cd507606
@@ -372,6 +351,7 @@ def _again(folder: Path, asked: dict[str, Any], said: set[str]) -> dict[str, Any
 def _sample(
     folder: Path, asked: dict[str, Any], resume: bool, every: float, rank: int
 ) -> None:
+    from physattn.foundations.runs import meet
     from physattn.slmc.sampling import SLMC
 
     steps, warmup = asked["steps"], asked["warmup"]
@@ -384,11 +364,11 @@ def _sample(
     stages = [models["linear"], models["model"]] if deep else [models["linear"]]
     options = {name: asked[name] for name in ("chains", "sweeps", "repeats", "seed")}
     sampler = SLMC(system, stages, **options)
-    _meet()
+    meet()
     if rank == 0 and not resume:
         _clear(folder, "checkpoint*", "observables.json")
         _write_json(folder / "params.json", asked)
-    _meet()
+    meet()
     sampler.run(steps, folder / "checkpoint", warmup, every)
     # All processes take part in what collects the series.
     found = {name: sampler.estimate(name) for name in sampler.series}

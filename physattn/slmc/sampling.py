@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ..foundations.estimates import Estimate
-from ..foundations.runs import Run, generator
+from ..foundations.runs import Run, gathered, generator, processes
 from .effective import Effective
 from .lattice import DoubleExchange, check_spins, observables, random_spins
 
@@ -212,7 +211,7 @@ class SLMC:
         record: Callable[[Tensor], dict[str, Tensor]] = moments,
         every: int = 1,
     ):
-        rank, together = _processes()
+        rank, together = processes()
         for name, value in dict(sweeps=sweeps, repeats=repeats, every=every).items():
             if value < 1:
                 raise ValueError(f"{name} = {value} moves nothing: give 1 or more")
@@ -276,7 +275,7 @@ class SLMC:
             ArithmeticError: if an action is not finite.
             ValueError: if the checkpoint is damaged or of another run.
         """
-        rank, _ = _processes()
+        rank, _ = processes()
         path = f"{path}-{rank}" if path is not None and rank else path
         self._kept = {}
         state = {"chains": self, "random": self.rng}
@@ -332,7 +331,7 @@ class SLMC:
         returns, `action`, `residual` (exact minus effective action of the last stage), and
         the acceptance probabilities of each step.
         """
-        return {name: _gathered(torch.stack(x, 1)) for name, x in self._kept.items()}
+        return {name: gathered(torch.stack(x, 1)) for name, x in self._kept.items()}
 
     def estimate(self, name: str) -> Estimate:
         """The mean of one of the `series`, with an error that knows about autocorrelations."""
@@ -389,21 +388,6 @@ def _check_stage(number: int, model: Effective, system: DoubleExchange) -> None:
             raise ValueError(
                 f"stage {number} was trained at {name} = {trained[name]} and the system has {getattr(system, name)}: fit it again, or delete its about['trained'] to have it corrected all the same"
             )
-
-
-def _processes() -> tuple[int, int]:
-    "Rank of this process and number of processes that share the chains."
-    together = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-
-
-def _gathered(x: Tensor) -> Tensor:
-    "The chains of all processes, one behind the other."
-    if _processes()[1] == 1:
-        return x
-    parts = [torch.empty_like(x) for _ in range(_processes()[1])]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
 
 # %% ../../nbs/slmc/05_sampling.ipynb #fef3c9b1
 def six_directions(n_sites: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ __all__ = ['app', 'top_level', 'train_decoder', 'observe', 'saliency']
 # %% ../../nbs/tqs/12_cli.ipynb #8178ff16
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,28 +159,6 @@ def _begin(folder: Path, asked: dict[str, Any]) -> None:
             file.unlink()
     text = json.dumps(asked, indent=2) + "\n"
     write_atomically(folder / "params.json", text.encode())
-
-# %% ../../nbs/tqs/12_cli.ipynb #09e3ba1e
-@contextmanager
-def _launched() -> Iterator[int]:
-    "The rank of this process, in a group with the others if `torchrun` launched it."
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_torchelastic_launched()):
-        yield 0
-        return
-    dist.init_process_group("gloo")
-    try:
-        yield dist.get_rank()
-    finally:
-        dist.destroy_process_group()
-
-
-def _meet() -> None:
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
 
 # %% ../../nbs/tqs/12_cli.ipynb #792d59bc
 def _progress(run: "Run") -> None:
@@ -379,7 +356,9 @@ def train_decoder(
         raise ValueError(
             f"there is a run in {folder}: go on with --resume, delete it with --overwrite, or give another --out"
         )
-    with _launched() as rank:
+    from physattn.foundations.runs import process_group
+
+    with process_group() as rank:
         _train(folder, asked, resume, every, rank)
 
 # %% ../../nbs/tqs/12_cli.ipynb #5ba0a1cf
@@ -400,6 +379,7 @@ def _run_name(asked: dict[str, Any]) -> str:
 def _train(
     folder: Path, asked: dict[str, Any], resume: bool, every: float, rank: int
 ) -> None:
+    from physattn.foundations.runs import meet
     from physattn.tqs.vmc import VMC, grow
 
     stages, options = _stages(asked), _options(asked)
@@ -408,10 +388,10 @@ def _train(
     decoder = _decoder(asked, shortest.n_sites)
     VMC(decoder, shortest, **options)  # refuses here what it would refuse later
     _notes(asked, rank)
-    _meet()
+    meet()
     if rank == 0 and not resume:
         _begin(folder, asked)
-    _meet()
+    meet()
     report = None if rank else _progress
     vmc, runs = grow(decoder, stages, folder, every, report, **options)
     if rank == 0:

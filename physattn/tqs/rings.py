@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..foundations.estimates import Estimate
 from ..foundations.experiments import experiment
-from ..foundations.runs import Run, generator
+from ..foundations.runs import Run, gathered, generator
 from physattn.tqs.chains import (
     HaldaneShastry,
     ModifiedHaldaneShastry,
@@ -28,7 +28,6 @@ from physattn.tqs.vmc import (
     OPTIMIZERS,
     VMC,
     MinSR,
-    _gathered,
     exact_energy_of,
     grow,
     log_wave_function,
@@ -95,7 +94,7 @@ class Annealed(MinSR):
         if T > 0:
             with torch.no_grad():
                 log_p = 2 * self.decoder(s).real.double()
-            energy = energy + T * _gathered(log_p)
+            energy = energy + T * gathered(log_p)
         return super().propose(s, energy)
 
     def apply(self, step: int, steps: int) -> None:

@@ -23,7 +23,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 from ..foundations.attention import KVCache
 from ..foundations.estimates import Estimate
 from ..foundations.experiments import experiment
-from ..foundations.runs import Run, generator
+from ..foundations.runs import Run, gathered, generator, processes
 from .chains import Hamiltonian, TransverseFieldIsing, configurations
 from .decoder import SpinDecoder
 from .energies import local_energy
@@ -174,23 +174,6 @@ def clipped(energy: Tensor, sigmas: float = 5.0) -> Tensor:
     return energy.clamp(middle - width, middle + width)
 
 
-def _processes() -> tuple[int, int]:
-    "Rank of this process and number of processes that share the samples."
-    together = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-
-
-def _gathered(x: Tensor, dim: int = 0) -> Tensor:
-    "The parts of all processes, one behind the other."
-    if _processes()[1] == 1:
-        return x
-    if x.is_complex():
-        return torch.view_as_complex(_gathered(torch.view_as_real(x), dim))
-    parts = [torch.empty_like(x) for _ in range(_processes()[1])]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts, dim)
-
-
 class MinSR:
     """Natural gradients with SPRING momentum, a trust region, and a cosine schedule.
 
@@ -227,7 +210,7 @@ class MinSR:
     def propose(self, s: Tensor, energy: Tensor) -> float:
         """Find the next direction from the samples of this process and the local energies of
         all; return its length in the metric of the states."""
-        X = _gathered(log_derivatives(self.decoder, s), 1).double()
+        X = gathered(log_derivatives(self.decoder, s), 1).double()
         X = X.sub_(X.mean(1, keepdim=True)).div_(math.sqrt(len(energy))).flatten(0, 1)
         e = (energy - energy.mean()) / math.sqrt(len(energy))
         e = torch.view_as_real(e).T.flatten() if self.decoder.config.phase else e
@@ -276,7 +259,7 @@ class Adam:
         """Find the gradient from the samples of this process and the local energies of all;
         return its length."""
         self.adam.zero_grad()
-        rank, together = _processes()
+        rank, together = processes()
         e = (energy - energy.mean()).conj()[rank * len(s) : (rank + 1) * len(s)]
         (2 * (e * self.decoder(s)).real.sum() / len(energy)).backward()
         gradients = [w.grad for w in self.weights if w.grad is not None]
@@ -409,8 +392,8 @@ class VMC:
             "sampler": self.generator,
         }
         desc = f"VMC, n = {self.hamiltonian.n_sites}"
-        run = Run(steps, state, path, every, desc, self._of)
-        rank, together = _processes()
+        run = Run(steps, state, path, every, desc, self._of, in_step=True)
+        rank, together = processes()
         for step in run:
             if rank:  # all resume from one checkpoint, and one process writes it
                 run.path = None
@@ -421,8 +404,8 @@ class VMC:
             s = self.decoder.sample(self.samples // together, rng)
             energy = local_energy(self.decoder, self.hamiltonian, s, self.tokens_per_call)
             energy, parity = (
-                _gathered(energy),
-                _gathered(parity_ratios(self.decoder, s)).mean(),
+                gathered(energy),
+                gathered(parity_ratios(self.decoder, s)).mean(),
             )
             seen, variance = _statistics(energy)
             error = math.sqrt(variance / len(energy))
