@@ -1,10 +1,11 @@
-# Two commands: `make book` builds the book, `make test` runs every test. Both set up .venv on first use.
+# Two commands: `make book` builds the book, `make test` runs every test. Like all others they set up .venv on first use.
+# For teachers: `make slides`, `make handouts`, `make pdf [PARTS=sho]`. SOLUTIONS=0 leaves solutions out of the book, SOLUTIONS=1 prints them.
 PY  ?= python3
 BIN := .venv/bin/
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
-export JOBS
+export JOBS SOLUTIONS
 
-.PHONY: book html test serve lab bench clean
+.PHONY: book html slides handouts pdf test serve lab bench clean
 
 # The book, then its pages opened in a headless browser (skipped where there is none).
 book: html
@@ -14,6 +15,18 @@ html: .venv/ready
 	$(BIN)nbdev_export
 	$(BIN)python book/execute.py
 	$(BIN)jupyter-book build nbs --config book/_config.yml --toc $(CURDIR)/book/_toc.yml --path-output book -n -W --keep-going
+	$(BIN)python book/slides.py
+
+slides: html
+	@ls book/_build/html/_static/slides/*.html
+
+handouts: .venv/ready
+	$(BIN)python book/handouts.py
+
+# What is printed is what was built with solutions; they are left out on paper.
+pdf:
+	$(MAKE) html SOLUTIONS=1
+	$(BIN)python book/pdf.py $(PARTS)
 
 # Exporting must change nothing that is not staged or committed: the library is the notebooks.
 test: .venv/ready
