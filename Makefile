@@ -9,7 +9,7 @@ export JOBS SOLUTIONS
 
 # The book, then its pages opened in a headless browser (skipped where there is none).
 book: html
-	$(BIN)pytest -q -m browser tests/test_book.py
+	$(BIN)pytest -q -m browser tests/test_book.py tests/test_book_reader.py tests/test_teaching.py
 
 html: .venv/ready
 	$(BIN)nbdev_export
