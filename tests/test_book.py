@@ -132,6 +132,7 @@ def test_a_figure_has_label_caption_and_mention(path):
         assert len(figure) in (0, 2), f"label and fig-cap go together: {ds}"
         if figure:
             assert figure["name"].startswith("fig-") and len(figure["caption"].split()) > 5
+            assert "\\\\" not in figure["caption"], "a caption is literal: one backslash"
             assert (
                 f"{{numref}}`{figure['name']}`" in text or f"<{figure['name']}>`" in text
             ), f"the text never refers to {figure['name']}"
