@@ -36,7 +36,8 @@ import physattn.slmc.sampling, physattn.slmc.training, physattn.tqs.vmc
 from physattn.foundations.runs import Run
 from physattn.sho import one_token
 if sys.argv[1:] == ["small"]:
-    Run.__init__.__defaults__ = (None, 0.0, "", "")
+    path, every, *others = Run.__init__.__defaults__
+    Run.__init__.__defaults__ = (path, 0.0, *others)
     adamw = one_token.RECIPES["adamw"]
     one_token.RECIPES["adamw"] = replace(adamw, steps=40)
 for line in sys.stdin:

@@ -402,7 +402,7 @@ def _claim(folder: Path, name: str, config: dict) -> None:
     mine = json.loads(json.dumps(what | {"config": _encode(config)}))
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         write_atomically(path, (json.dumps(mine, indent=1) + "\n").encode())
         return
     except ValueError as error:
