@@ -170,6 +170,13 @@ COMMANDS = {
         None,
         ("run/spring.safetensors", "run/spring.json"),
     ),
+    "tensortrain train": (
+        "tensortrain train run/net --data gratings --size 16 --width 0.25".split(),
+        "--images 80 --test-images 20 --batch 40 --epochs 3",
+        "--images 400 --test-images 40 --batch 40 --epochs 12",
+        None,
+        ("run/net.safetensors", "run/net.json"),
+    ),
     "reproduce": (
         "reproduce tqs/hundred --out out".split(),
         None,

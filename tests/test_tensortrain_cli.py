@@ -83,6 +83,15 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(shell, tmp_path):
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
+def test_a_run_that_is_done_is_left_as_it_is(shell, trained):
+    before = trained.with_name("dense.safetensors").stat().st_mtime_ns
+    code, said, _ = shell("train", "dense", "--head", "dense", *BRIEF)
+    assert code == 0 and "nothing to do" in said
+    assert trained.with_name("dense.safetensors").stat().st_mtime_ns == before
+    code, _, error = shell("train", "dense", "--head", "dense-relu", *BRIEF)
+    assert code == 1 and "exists: give another name" in error
+
+
 def test_a_compressed_network_is_smaller_and_explains(shell, trained, tmp_path):
     code, said, _ = shell("compress", "small", "--model", trained, "--rank", 2)
     assert code == 0 and "in the head" in said

@@ -148,10 +148,20 @@ def _begin(run: Path, asked: dict[str, Any], overwrite: bool) -> Path:
             raise ValueError(
                 f"{checkpoint} belongs to a run with another {', '.join(other)}: repeat that command to go on with it, or give --overwrite"
             )
+    elif _done(run, asked):
+        typer.echo(f"{run}.safetensors is the end of this very run: nothing to do")
+        raise typer.Exit
     else:
         _free(run, overwrite)
     write_atomically(settings, (json.dumps(asked, indent=1) + "\n").encode())
     return checkpoint
+
+
+def _done(run: Path, asked: dict[str, Any]) -> bool:
+    from physattn.tensortrain.networks import Network
+
+    there = run.with_name(run.name + ".safetensors").exists()
+    return there and Network.load(run).about.get("settings") == asked
 
 
 def _free(run: Path, overwrite: bool) -> None:
