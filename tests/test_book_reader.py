@@ -9,19 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_book import (  # noqa: F401 (browser and site are fixtures)
+from test_book import (
     HTML,
     NOTEBOOKS,
     PAGES,
     ROOT,
     Visit,
-    browser,
     built,
-    cells,
     each_page,
     markdown,
     pages_that_play,
-    site,
 )
 
 # --- the sources
@@ -165,7 +162,7 @@ def test_every_entry_of_the_bibliography_is_a_link():
 
 @pytest.mark.browser
 @built
-def test_attention_plays_without_a_kernel(browser, site):  # noqa: F811
+def test_attention_plays_without_a_kernel(browser, site):
     for page in pages_that_play("attention"):
         with Visit(browser, site, page) as visit:
             figure = visit.tab.locator("[data-play=attention]")
@@ -179,7 +176,7 @@ def test_attention_plays_without_a_kernel(browser, site):  # noqa: F811
 
 @pytest.mark.browser
 @built
-def test_paper_is_light(browser, site):  # noqa: F811
+def test_paper_is_light(browser, site):
     with Visit(browser, site, "sho/index.html", theme="dark") as visit:
         visit.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
         visit.tab.emulate_media(media="print")
@@ -249,7 +246,7 @@ def axe():
 @pytest.mark.browser
 @built
 @each_page
-def test_axe_finds_nothing_of_ours(browser, site, axe, page):  # noqa: F811
+def test_axe_finds_nothing_of_ours(browser, site, axe, page):
     theme = ("light", "dark")[PAGES.index(page) % 2]
     with Visit(browser, site, page, theme) as visit:
         visit.tab.evaluate(SIMPLIFY)
