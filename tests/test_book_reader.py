@@ -16,6 +16,7 @@ from test_book import (
     ROOT,
     Visit,
     built,
+    contrast,
     each_page,
     markdown,
     pages_that_play,
@@ -185,18 +186,6 @@ def test_paper_is_light(browser, site):
             assert not visit.tab.locator(part).first.is_visible(), part
         visit.tab.evaluate("dispatchEvent(new Event('afterprint'))")
         assert visit.tab.evaluate("document.documentElement.dataset.theme") == "dark"
-
-
-def contrast(foreground, background):
-    def luminance(colour):
-        rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        return sum(
-            w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
-            for w, c in zip((0.2126, 0.7152, 0.0722), rgb)
-        )
-
-    low, high = sorted((luminance(foreground), luminance(background)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.browser
