@@ -7,12 +7,15 @@ export JOBS SOLUTIONS
 
 .PHONY: book html slides handouts pdf test serve lab bench clean
 
-# The book, then its pages opened in a headless browser (skipped where there is none).
+# The book, then its pages opened in a headless browser (skipped where there is none), unless that was done with the same pages.
+OPENED := tests/test_book.py tests/test_book_reader.py tests/test_teaching.py
 book: html
-	$(BIN)pytest -q -m browser tests/test_book.py tests/test_book_reader.py tests/test_teaching.py
+	@seen=$$(find book/_build/html $(OPENED) tests/conftest.py -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum); \
+	if [ "$$seen" = "$$(cat book/_build/opened 2>/dev/null)" ]; then echo 'No page has changed since all were opened in a browser.'; \
+	else $(BIN)pytest -q -m browser $(OPENED) && echo "$$seen" > book/_build/opened; fi
 
 html: .venv/ready
-	$(BIN)nbdev_export
+	$(BIN)python book/export.py
 	$(BIN)python book/execute.py
 	$(BIN)jupyter-book build nbs --config book/_config.yml --toc $(CURDIR)/book/_toc.yml --path-output book -n -W --keep-going
 	$(BIN)python book/slides.py
@@ -30,7 +33,7 @@ pdf:
 
 # Exporting must change nothing that is not staged or committed: the library is the notebooks.
 test: .venv/ready
-	$(BIN)nbdev_export
+	$(BIN)python book/export.py
 	@! git status --porcelain physattn | grep '^.[^ ]' || { echo 'physattn/ differs from what the notebooks export: commit or stage the files above'; exit 1; }
 	$(BIN)ruff check -q && $(BIN)ruff format -q --check
 	OMP_NUM_THREADS=1 $(BIN)nbdev_test --n_workers $(JOBS)

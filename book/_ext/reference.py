@@ -55,8 +55,13 @@ def write_reference(app, docname, source):
         return '\n'.join(commands(typer.main.get_command(importlib.import_module(target).app), LIB))
     source[0] = re.sub(r'^```\{(api|commands)\} ([\w.]+)\n```$', replace, source[0], flags=re.M)
 
+def one_document(app, doctree):
+    "Let what autodoc wrote belong to its page: each of its nodes else keeps a document of its own, and with it the whole environment on disk."
+    for node in doctree.findall(): node.document = doctree
+
 def setup(app):
     app.connect('source-read', write_reference)
+    app.connect('doctree-read', one_document)
     app.connect('autodoc-process-docstring', plain_docstring, priority=400)
     app.connect('autodoc-process-signature', plain_signature)
     return {'parallel_read_safe': True}
