@@ -61,13 +61,17 @@ def experiment(name: str, *, quick: dict, full: dict) -> Callable[[Callable], Ca
 
     The function takes the keyword arguments of its profiles and, if it names them, `seed`
     (int), `device` (str) and `folder` (Path, where it may keep checkpoints). It
-    returns a dict: tensors and arrays go to the result's safetensors file; estimates, numbers,
+    returns a dict: tensors and arrays go to the result's safetensors file; estimates,
+    numbers,
     strings, lists and dicts of them to its JSON file.
 
     Args:
         name: `"part/name"`.
         quick: arguments of the quick profile.
         full: arguments of the full profile.
+
+    Raises:
+        ValueError: the name is not of the form part/name.
     """
     if len(name.split("/")) != 2:
         raise ValueError(
@@ -184,7 +188,17 @@ class Result:
         return self.values[key]
 
     def weights(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors below `prefix/`, with the prefix taken off: a state dict, say."""
+        """The tensors below `prefix/`, with the prefix taken off: a state dict, say.
+
+        Args:
+            prefix: what the names begin with, without the slash.
+
+        Returns:
+            Tensors by the rest of their names.
+
+        Raises:
+            KeyError: no tensor has such a name.
+        """
         found = {
             name[len(prefix) + 1 :]: t
             for name, t in self.tensors.items()
@@ -295,6 +309,7 @@ def record(result: Result, folder: Path | None = None) -> Path:
 
     Raises:
         OSError: if the folder cannot be written; what was recorded before stays.
+        TypeError: a value is not plain data, an estimate or an array.
     """
     path = result_path(result.name, folder)
     text = json.dumps(

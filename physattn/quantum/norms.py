@@ -842,6 +842,7 @@ def norms_of_minilm(max_tokens: int, seeds: int, seed: int = 0) -> dict:
     Args:
         max_tokens: longest random text.
         seeds: draws of random tokens.
+        seed: of everything random.
     """
     model, tokenizer = load("minilm")
     drawn = [

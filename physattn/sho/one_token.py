@@ -114,7 +114,15 @@ def sample_states(
 
 
 def mean_square_error(prediction: Tensor, target: Tensor) -> Tensor:
-    "The blog's loss: the squared errors of x and of p added, averaged over the states."
+    """The blog's loss: the squared errors of x and of p added, averaged over the states.
+
+    Args:
+        prediction: states, shape (..., 2).
+        target: states, shape (..., 2).
+
+    Returns:
+        A scalar.
+    """
     return (prediction - target).square().sum(-1).mean()
 
 # %% ../../nbs/sho/03_one_token.ipynb #sho-03-14

@@ -128,6 +128,7 @@ def inside(
         chains: Markov chains of each of the two.
         tries: starts of each block.
         runs: how many times the networks are trained, from chains and noise of their own.
+        seed: of everything random.
     """
     out = {}
     for temperature in T:
@@ -193,6 +194,7 @@ def playable(
         chains: Markov chains.
         strengths: factors of the couplings.
         sweeps: of the heat bath at each strength, after a quarter as many.
+        seed: of everything random.
     """
     system = DoubleExchange(L, T=T)
     S, action = dataset(system, n, seed, chains)

@@ -24,9 +24,13 @@ class DoubleExchange:
     """Electrons that hop on a periodic L x L lattice, each with its spin coupled to a classical
     unit vector S_i at its site: the double-exchange model, or O(3) Yukawa model.
 
-    The one-body matrix is h = -t A (x) 1 + (J/2) sum_i |i><i| (x) S_i . sigma with the adjacency
-    A of the lattice. Site (x, y) has the number i = x L + y, and row 2 i + s of h is spin s there.
+    The one-body matrix is h = -t A (x) 1 + (J/2) sum_i |i><i| (x) S_i . sigma with the
+    adjacency
+    A of the lattice. Site (x, y) has the number i = x L + y, and row 2 i + s of h is spin s
+    there.
     On two sites across the two bonds of a pair, the direct one and the one around, add up.
+
+    Zener (1951); Anderson and Hasegawa (1955); as in Nagai and Tomiya (2024).
 
     Args:
         L: sites along each edge, 2 or more.
@@ -153,6 +157,9 @@ def random_spins(n: int, L: int, generator: torch.Generator) -> Tensor:
 
     Returns:
         Shape (n, L*L, 3), float64.
+
+    Raises:
+        ValueError: L is not a whole number of at least 2.
     """
     _check_edge(L)
     S = torch.randn(n, L * L, 3, generator=generator, dtype=torch.float64)
@@ -167,8 +174,12 @@ def shell_classes(L: int) -> list[tuple[int, int]]:
         L: sites along each edge.
 
     Returns:
-        Pairs (dx, dy) with 0 <= dx <= dy <= L/2, ordered by distance and then by dx; the first
+        Pairs (dx, dy) with 0 <= dx <= dy <= L/2, ordered by distance and then by dx; the
+        first
         is (0, 0), the site itself.
+
+    Raises:
+        ValueError: L is not a whole number of at least 2.
     """
     _check_edge(L)
     pairs = [(dx, dy) for dy in range(L // 2 + 1) for dx in range(dy + 1)]

@@ -287,6 +287,8 @@ def against_temperature(
         chains: how many for each sampler.
         J: coupling.
         blocks: of the network.
+        seed: of everything random.
+        folder: where checkpoints go, or None.
     """
     out, S, network = {}, None, Effective(Effective.Config(L, blocks), seed)
     for k, temperature in enumerate(T):

@@ -28,6 +28,9 @@ class Poles:
     """The fit log 2 cosh(x/2) = c + sum_k w_k log(1 + x^2/y_k^2) on |x| <= width, with x and y
     in units of the temperature.
 
+    Equation (eq-poles) of the chapter; Motome and Furukawa (1999) expand in polynomials
+    instead.
+
     Args:
         y: positions, rising, shape (poles,).
         w: weights, shape (poles,).
@@ -127,9 +130,13 @@ def poles_for(system: DoubleExchange, n_poles: int | None = None) -> Poles:
 class LocalMetropolis:
     """Exact Monte Carlo with proposals for single spins, for many chains at a time.
 
-    A sweep proposes one new spin at each site: line by line in random order, and in random order
-    on each line, which makes it reversible. The order is common to the chains. Both methods use
+    A sweep proposes one new spin at each site: line by line in random order, and in random
+    order
+    on each line, which makes it reversible. The order is common to the chains. Both methods
+    use
     the same random numbers.
+
+    With delayed updates (Sun and Xu, 2024).
 
     Args:
         system: the model.
@@ -137,7 +144,8 @@ class LocalMetropolis:
         seed: of the random numbers.
         method: "poles", or "eigen" to diagonalise for each proposal.
         n_poles: K; None takes the fewest that fit within 5e-7.
-        step: standard deviation of the Gaussian that is added to a spin before it is normalised
+        step: standard deviation of the Gaussian that is added to a spin before it is
+            normalised
             again; None proposes directions uniform on the sphere.
         refresh: after how many sweeps the Green's functions are computed anew.
 
@@ -358,6 +366,8 @@ def local(
         sweeps: of each of 16 chains, by poles.
         eigen: of each of 16 chains, by diagonalising.
         sizes: the L whose sweeps are timed, at T = 0.05 and half filling.
+        seed: of everything random.
+        folder: where checkpoints go, or None.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
