@@ -197,8 +197,7 @@ def blocking(x: Any) -> list[Estimate]:
         x: shape (n,), or (chains, n).
 
     Returns:
-        For each level (block length 1, 2, 4, ...) the apparent error of the mean with its
-        own
+        For each level (block length 1, 2, 4, ...) the apparent error of the mean with its own
         standard error, and the number of blocks; the plateau is the error of
         the mean. Flyvbjerg and Petersen (1989), equation 28.
 

@@ -61,8 +61,7 @@ def experiment(name: str, *, quick: dict, full: dict) -> Callable[[Callable], Ca
 
     The function takes the keyword arguments of its profiles and, if it names them, `seed`
     (int), `device` (str) and `folder` (Path, where it may keep checkpoints). It
-    returns a dict: tensors and arrays go to the result's safetensors file; estimates,
-    numbers,
+    returns a dict: tensors and arrays go to the result's safetensors file; estimates, numbers,
     strings, lists and dicts of them to its JSON file.
 
     Args:

@@ -125,7 +125,9 @@ class Model(nn.Module):
         """Call the model and keep what passes its hook points.
 
         Args:
+            *args: of the model.
             names_filter: a name, several, or a test of a name; None keeps everything.
+            **kwargs: of the model.
 
         Returns:
             The output of the model, and the tensors by hook name, still part of the graph.

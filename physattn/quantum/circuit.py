@@ -47,8 +47,7 @@ class Head:
     Guo et al. (2024).
 
     Args:
-        encoding: its first column is sum_k exp(s_k) v_k / sqrt(tokens), with the scores s
-            and
+        encoding: its first column is sum_k exp(s_k) v_k / sqrt(tokens), with the scores s and
             the values v.
         weights: its first column is exp(s_k / 2) / sqrt(tokens), so that the outcomes of a
             measurement are distributed as the softmax.

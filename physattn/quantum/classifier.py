@@ -53,8 +53,7 @@ class OneLayer(Model):
     """One transformer layer, post-normalised, that classifies sequences or tags tokens.
 
     The rows of S are sums of embeddings, of unit length if `unit_rows`; positions enter by
-    rotation of queries and keys. The logits of head h are `multiplier[h]` q.k. Projections
-    have
+    rotation of queries and keys. The logits of head h are `multiplier[h]` q.k. Projections have
     no biases: a bias would be one more matrix to encode. Hook points: `hook_s`, `hook_q`,
     `hook_k`, `hook_v`, `hook_scores`, `hook_pattern`, `hook_z`.
 

@@ -216,8 +216,7 @@ def dilation(
         n_system: number of wires; as few as possible if None.
 
     Raises:
-        ValueError: if the spectral norm of A is above alpha, or A does not fit or is not
-            finite.
+        ValueError: if the spectral norm of A is above alpha, or A does not fit or is not finite.
     """
     A = np.asarray(A)
     n = max(A.shape) - 1
@@ -442,8 +441,7 @@ def phase_angles(poly: Chebyshev, solver: str = "newton") -> np.ndarray:
         Phases, shape (d + 1,), the first to be applied first.
 
     Raises:
-        ValueError: if the polynomial is not even or odd, or too large, or the solver
-            unknown.
+        ValueError: if the polynomial is not even or odd, or too large, or the solver unknown.
         ArithmeticError: if the phases that were found do not give the polynomial.
         ImportError: if PennyLane is asked for and not installed.
     """

@@ -53,8 +53,7 @@ class Normalization(nn.Module):
         kind: a key of `NORMS`.
         alpha: norm of every chosen part.
         exact: whether the spectral norm comes from an eigendecomposition at each call; else
-            from one step of power iteration per call in training mode, and none in
-            evaluation.
+            from one step of power iteration per call in training mode, and none in evaluation.
         gain: whether a learned factor per part, 1 at first, multiplies alpha.
         at_most: whether parts of norm below alpha stay as they are.
     """

@@ -38,10 +38,8 @@ class Factors:
     norms.
 
     Args:
-        matrices: shapes (heads or 1, m, n); their product, divided by sqrt(d_h), is the
-            logits
-            up to a constant in each row. A pair counts as the one matrix that is its
-            product.
+        matrices: shapes (heads or 1, m, n); their product, divided by sqrt(d_h), is the logits
+            up to a constant in each row. A pair counts as the one matrix that is its product.
         columns: the shift c of the columns, divided by sqrt(d_h) too, shape (heads, l).
         head_dim: size of a head d_h.
     """
@@ -55,8 +53,7 @@ class Factors:
         which the exponential must hold.
 
         Args:
-            norm: `"spectral"` or `"frobenius"`; or `"rows"`, for two matrices whose rows
-                and
+            norm: `"spectral"` or `"frobenius"`; or `"rows"`, for two matrices whose rows and
                 columns are loaded as states: the longest row of the one times the longest
                 column of the other.
 

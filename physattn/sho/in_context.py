@@ -469,8 +469,7 @@ def _evidence(tokens: Tensor, centre: Tensor, regime: Regime) -> tuple[Tensor, T
 def leak(model: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     """How much the prediction at each position depends on later tokens: 0 for a causal model.
 
-    The tokens after position i are replaced by those of the next context of the batch;
-    whatever
+    The tokens after position i are replaced by those of the next context of the batch; whatever
     moves at positions up to i has seen them.
 
     Args:
@@ -478,8 +477,7 @@ def leak(model: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
         tokens: at least two contexts, shape (n, length, 2).
 
     Returns:
-        Largest change at positions up to i, relative to the largest prediction, for i = 0,
-        ...,
+        Largest change at positions up to i, relative to the largest prediction, for i = 0, ...,
         length - 2; shape (length - 1,).
 
     Raises:

@@ -173,8 +173,7 @@ def twins(regime: Regime, n: int, generator: torch.Generator) -> tuple[Contexts,
         generator: source of randomness.
 
     Returns:
-        Two `Contexts` of n; the last token is `observed[:, -2]`, since the token after it
-        is there as well.
+        Two `Contexts` of n; the last token is `observed[:, -2]`, since the token after it is there as well.
     """
     pool = [regime.sample(8 * n, generator) for _ in range(2)]
     flows = [
@@ -437,8 +436,7 @@ def scrubbing(
         seed: of the resampling.
 
     Returns:
-        For pasts of the `same` and of an `other` oscillator, with the last one or two
-        tokens kept, the loss recovered over `all`
+        For pasts of the `same` and of an `other` oscillator, with the last one or two tokens kept, the loss recovered over `all`
         joins and over the `gentle` ones.
     """
     rng, tokens, wanted = (

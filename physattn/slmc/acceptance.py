@@ -37,8 +37,7 @@ def gaussian_acceptance(mse: Any) -> Any:
     Gupta et al. (1990), for hybrid Monte Carlo.
 
     Args:
-        mse: sigma^2, the variance of exact minus effective action; a number, an array, or
-            an
+        mse: sigma^2, the variance of exact minus effective action; a number, an array, or an
             `Estimate`.
 
     Raises:
@@ -70,8 +69,7 @@ def predicted_acceptance(residuals: Any) -> Estimate:
     Its error is that of a ratio of U-statistics (Hoeffding, 1948).
 
     Args:
-        residuals: exact minus effective action, up to a constant, shape (n,), or (chains,
-            n)
+        residuals: exact minus effective action, up to a constant, shape (n,), or (chains, n)
             for several chains; the sign matters.
 
     Returns:

@@ -24,10 +24,8 @@ class DoubleExchange:
     """Electrons that hop on a periodic L x L lattice, each with its spin coupled to a classical
     unit vector S_i at its site: the double-exchange model, or O(3) Yukawa model.
 
-    The one-body matrix is h = -t A (x) 1 + (J/2) sum_i |i><i| (x) S_i . sigma with the
-    adjacency
-    A of the lattice. Site (x, y) has the number i = x L + y, and row 2 i + s of h is spin s
-    there.
+    The one-body matrix is h = -t A (x) 1 + (J/2) sum_i |i><i| (x) S_i . sigma with the adjacency
+    A of the lattice. Site (x, y) has the number i = x L + y, and row 2 i + s of h is spin s there.
     On two sites across the two bonds of a pair, the direct one and the one around, add up.
 
     Zener (1951); Anderson and Hasegawa (1955); as in Nagai and Tomiya (2024).
@@ -174,8 +172,7 @@ def shell_classes(L: int) -> list[tuple[int, int]]:
         L: sites along each edge.
 
     Returns:
-        Pairs (dx, dy) with 0 <= dx <= dy <= L/2, ordered by distance and then by dx; the
-        first
+        Pairs (dx, dy) with 0 <= dx <= dy <= L/2, ordered by distance and then by dx; the first
         is (0, 0), the site itself.
 
     Raises:

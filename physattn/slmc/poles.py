@@ -130,10 +130,8 @@ def poles_for(system: DoubleExchange, n_poles: int | None = None) -> Poles:
 class LocalMetropolis:
     """Exact Monte Carlo with proposals for single spins, for many chains at a time.
 
-    A sweep proposes one new spin at each site: line by line in random order, and in random
-    order
-    on each line, which makes it reversible. The order is common to the chains. Both methods
-    use
+    A sweep proposes one new spin at each site: line by line in random order, and in random order
+    on each line, which makes it reversible. The order is common to the chains. Both methods use
     the same random numbers.
 
     With delayed updates (Sun and Xu, 2024).
@@ -144,8 +142,7 @@ class LocalMetropolis:
         seed: of the random numbers.
         method: "poles", or "eigen" to diagonalise for each proposal.
         n_poles: K; None takes the fewest that fit within 5e-7.
-        step: standard deviation of the Gaussian that is added to a spin before it is
-            normalised
+        step: standard deviation of the Gaussian that is added to a spin before it is normalised
             again; None proposes directions uniform on the sphere.
         refresh: after how many sweeps the Green's functions are computed anew.
 

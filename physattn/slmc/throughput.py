@@ -255,6 +255,7 @@ def carried(
         sweeps: of local updates, whose configurations give the first couplings.
         steps: tests by the exact weight with these, and with the couplings that are fitted then.
         T: temperature.
+        seed: of everything random.
     """
     result, system = recall("slmc/throughput"), DoubleExchange(L, T=T)
     shells, clock = Effective.Config(L).shells, time.process_time()

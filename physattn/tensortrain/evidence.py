@@ -456,10 +456,12 @@ def randomisation(
     """Rank correlation of maps with the maps of randomised copies.
 
     Args:
-        model: as for `randomised`, and so are fresh and independent.
+        model: the trained model, which stays as it is.
+        fresh: a model of the same architecture with random weights.
         x: images, shape (n, channels, height, width).
         target: the class for each image, shape (n,), the same before and after.
         methods: functions of (model, images, target) by name, for instance `maps.METHODS`.
+        independent: as for `randomised`.
 
     Returns:
         By method and layer, float64, shape (n,); nan where a map is constant.
@@ -595,8 +597,7 @@ def evidence(
         n: training images.
         n_test: images whose maps are measured.
         epochs: of training.
-        data: `"cifar"`, `"digits"` (on CIFAR-10 images) or `"textures"` (digits on
-            textures).
+        data: `"cifar"`, `"digits"` (on CIFAR-10 images) or `"textures"` (digits on textures).
         heads: kinds of networks, as in `network`.
         width: factor on their channels.
         bfloat16: train with matrices in bfloat16.

@@ -240,8 +240,7 @@ def descend(
         seconds: of processor time after which no further step begins.
 
     Returns:
-        The train, and before every step and after the last the squared residual over that
-        of zero.
+        The train, and before every step and after the last the squared residual over that of zero.
     """
     X, last, losses, begin = start, None, [], time.thread_time()
     for _ in range(steps):

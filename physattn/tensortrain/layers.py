@@ -640,8 +640,7 @@ def timings(
         shapes: pairs of input and output factors.
         ranks: the largest bonds, one after the other.
         seconds: how long each case is measured.
-        others: who takes part beside the tuned and the dense layer: "naive", one core after
-            the
+        others: who takes part beside the tuned and the dense layer: "naive", one core after the
             other; "peer", tensorly-torch, `pip install physattn[bench]`.
         batch: samples.
         seed: of weights and inputs.

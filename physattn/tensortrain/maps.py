@@ -386,8 +386,14 @@ def integrated_gradients(
     Captum's Gauss-Legendre rule, signed and added over channels.
 
     Args:
-        model: as for `gradcam`, and so are x, target and batch.
+        model: a classifier, (n, channels, height, width) to (n, classes).
+        x: images, shape (n, channels, height, width).
+        target: as for `gradcam`.
         steps: points on the straight line.
+        batch: how many images are worked on at once.
+
+    Returns:
+        Maps, not normalised, shape (n, height, width).
 
     Raises:
         ImportError: if Captum is not installed.

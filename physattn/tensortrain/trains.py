@@ -64,8 +64,7 @@ def check_ranks(ranks: int | Sequence[int] | None, shape: Sequence[int]) -> tupl
 class TensorTrain:
     """A tensor, or a matrix of many indices, as a chain of cores.
 
-    Oseledets (2011). All cores have shape (r_{k-1}, n_k, r_k), a matrix product state, or
-    all have
+    Oseledets (2011). All cores have shape (r_{k-1}, n_k, r_k), a matrix product state, or all have
     (r_{k-1}, m_k, n_k, r_k), a matrix product operator with m out and n in; r_0 = r_d = 1.
     Operations are differentiable and leave their arguments as they are.
 
@@ -328,8 +327,7 @@ def tt_matrix(
         eps: allowed relative error in the Frobenius norm.
 
     Raises:
-        ValueError: if the factors do not fit the matrix or each other, or the ranks do not
-            fit.
+        ValueError: if the factors do not fit the matrix or each other, or the ranks do not fit.
     """
     check_factors(out_factors, in_factors, *W.shape)
     d, pairs = len(out_factors), list(zip(out_factors, in_factors))
