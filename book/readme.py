@@ -29,7 +29,7 @@ def signed(difference): return f'{difference.value:+.3f} [{difference.low:+.3f},
 def typeset(cell):
     "A cell with powers of ten and minus signs as they are printed."
     power = str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')
-    cell = re.sub(r'(?<=[\d)])e([+-]\d+)', lambda m: ' × 10' + str(int(m[1])).translate(power), str(cell))
+    cell = re.sub(r'(?<=[\d)])e([+-]\d+)', lambda m: '\u00a0×\u00a010' + str(int(m[1])).translate(power), str(cell))
     return re.sub(r'(?<![\w-])-(?=\d)', '−', cell)
 
 def table(head, rows):
@@ -49,7 +49,7 @@ def results():
 
     hundred, saliency, judge = recall('tqs/hundred'), recall('tqs/saliency'), recall('tqs/dmrg')
     E0, longer = TransverseFieldIsing(100).exact_energy(), hundred['100-longer-0']
-    yield 'energy of 100 critical Ising spins, relative error', longer['error'], f'free fermions: 0; source: {(-126.885 - E0)/abs(E0):.1e}', 'far better than the source, by natural gradients', ['tqs/hundred']
+    yield 'energy of 100 critical Ising spins, relative error', longer['error'], f'free fermions: 0; source: {(-126.885 - E0)/abs(E0):.1e}', 'better than the source, by natural gradients', ['tqs/hundred']
     agree = saliency['ising-12']['agreement']
     yield 'does "attention × gradient" say where it looks? Rank correlation with the exact information', agree['trained/attention'], f'the truth: 1; spin flips: {agree["trained/flip"]}; before training: {agree["untrained/attention"]}', 'flips do; this does not', ['tqs/saliency']
     half = {n: judge[f'mhs-{n}']['S1'][n//2 - 1] for n in (8, max(int(k.split('-')[1]) for k in judge.values if k.startswith('mhs')))}
@@ -62,7 +62,7 @@ def results():
 
     found, heads = recall('quantum/promoters')['promoters'], recall('quantum/head').values
     def against(first, other): return points(claim.paired(*(found[n]['runs']['accuracy, all frames'] for n in (first, other))))
-    yield 'what bounded norms cost on promoters, in points of accuracy', against('spectral', 'unnormalised'), f'source: −0.7 (one seed); attention against none (uniform): {against("spectral", "uniform")}', 'about a point at most, on a task that hardly needs attention', ['quantum/promoters']
+    yield 'what bounded (spectral) norms cost on promoters, in points of accuracy', against('spectral', 'unnormalised'), f'source: −0.7 (one seed); attention against none (uniform): {against("spectral", "uniform")}', 'about a point at most, on a task that hardly needs attention', ['quantum/promoters']
     spectral = [run['output_error'] for name, run in heads.items() if 'spectral' in name]
     yield f'attention as a circuit, largest error of {len(spectral)} heads', f'{max(spectral):.0e}', 'exact: 0; asked for: 1e-03', 'it works; it succeeds rarely', ['quantum/head']
 
