@@ -319,6 +319,8 @@ class Block(nn.Module):
     `hook_resid_pre`, `hook_attn_out`, `hook_resid_post`, and with an MLP `hook_resid_mid` and
     `hook_mlp_out`, all of shape (batch, n, d_model); the attention is `attn`, the MLP `mlp`.
 
+    Vaswani et al. (2017), with the norms before attention and MLP.
+
     Args:
         d_model: size of a token's vector.
         n_heads: number of heads.

@@ -155,6 +155,8 @@ def autocorrelation_time(x: Any, c: float = 5.0) -> Estimate:
     """Integrated autocorrelation time, 1 + 2 times the sum of the autocorrelations, by Sokal's
     window.
 
+    Sokal (1997); Wolff (2004).
+
     Args:
         x: shape (n,), or (chains, n); chains share one mean, so that chains that disagree count
             as correlated.

@@ -45,6 +45,8 @@ class Normalization(nn.Module):
     """Gives the parts of a weight a norm of its own each; a parametrisation for
     `torch.nn.utils.parametrize`.
 
+    The spectral norm by power iteration as in Miyato et al. (2018).
+
     Args:
         weight: the weight as it is now, whose parts `layout` describes; its direction is
             kept.

@@ -741,6 +741,8 @@ def alpha_report(
     """Measure the norms of the attention weights of a transformer, head by head, and of the
     inputs that truly feed them, without padding.
 
+    The norms of Guo et al. (2024).
+
     Args:
         model: a transformer, or its name for `load`.
         texts: the texts; or `"mmlu"`, or the path of a file with one text on each line. Not

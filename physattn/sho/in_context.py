@@ -231,6 +231,8 @@ def capacity(low: float, high: float) -> float:
 
     It is sqrt((cos low - cos high)/2).
 
+    Grenander and Szegő (1958).
+
     Args:
         low: lowest angle, at least 0 (rad).
         high: highest angle, at most pi (rad).

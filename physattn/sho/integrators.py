@@ -170,7 +170,9 @@ def splitting(
 
 def yoshida4(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor) -> Tensor:
     """Yoshida's fourth-order composition of three leapfrogs, the middle one backwards in
-    time (Phys. Lett. A 150:262), shape (..., 2, 2)."""
+    time (Phys. Lett. A 150:262), shape (..., 2, 2).
+
+    Yoshida (1990)."""
     outer = 1 / (2 - 2 ** (1 / 3))
     a, b = (splitting(omega0, gamma, dt * w, "kdk") for w in (outer, 1 - 2 * outer))
     return a @ b @ a

@@ -43,6 +43,8 @@ class OneTokenTransformer(Model):
     Vectors are rows, as in TransformerLens, so that the weights here are the transposes of
     the blog's.
 
+    Jahin (2026).
+
     Args:
         config: number of heads, and whether the embedding and the unembedding carry the
             biases b_E and b_U.
@@ -129,6 +131,8 @@ def mean_square_error(prediction: Tensor, target: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Recipe:
     """How to train the one-token model: AdamW in float32, then perhaps LBFGS in float64.
+
+    AdamW is that of Loshchilov and Hutter (2019).
 
     Args:
         title: what to call it in a table.

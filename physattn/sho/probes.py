@@ -367,6 +367,8 @@ def probe_gap(
 ) -> dict[str, dict[str, float]]:
     """Held-out R^2 of probes at the best site of the stream, with everything that has to be subtracted.
 
+    After Kantamneni, Liu and Tegmark (2024); control targets as in Hewitt and Liang (2019).
+
     Args:
         model: the trained network.
         contexts: at least a few thousand; the last token of each is the one to be predicted.

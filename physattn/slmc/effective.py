@@ -191,6 +191,8 @@ class Effective(Model):
 
     Hook points: those of the blocks, `blocks.0.hook_pattern` for instance, and `hook_features`.
 
+    Liu et al. (2017) for the linear model; Nagai and Tomiya (2024) for blocks of attention.
+
     Args:
         config: what it is made of.
         seed: of the noise in the blocks' initial weights; the model starts as the linear one.

@@ -52,6 +52,8 @@ def susceptibility(system: DoubleExchange) -> Tensor:
 def rkky(system: DoubleExchange) -> Tensor:
     """The couplings that the linear model has to second order in J.
 
+    Ruderman and Kittel (1954); Kasuya (1956); Yosida (1957).
+
     Args:
         system: the model.
 

@@ -365,6 +365,8 @@ def sweep(
     """Renew the cores one after the other, to the right end and back, each in a gauge that makes
     all others isometries.
 
+    As in alternating least squares (Holtz, Rohwedder and Schneider, 2012).
+
     Args:
         train: what is to be improved.
         update: of a train and the index of the core that may change; returns the new core.

@@ -309,6 +309,8 @@ def integrated_attention(
     """A o int_0^1 ReLU(dl_i/dA)(alpha A) dalpha for all attention weights A of all layers,
     scaled together.
 
+    Hao et al. (2021), with the ReLU of Barkan et al. (2021).
+
     Args:
         decoder: the wave function; phases are not looked at.
         s: configurations, bits of shape (samples, n).
