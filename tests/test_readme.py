@@ -183,7 +183,7 @@ def test_targets_of_make_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.search(r"^\.PHONY: (.*)$", makefile, flags=re.M)[1].split())
     named = set(re.findall(r"`make (\w+)[^`]*`", README)) | {w[0] for w in words("make")}
-    assert {"book", "test", "serve", "lab", "slides", "handouts", "pdf", "bench"} == named
+    assert {"book", "test"} <= {w[0] for w in words("make")}
     assert named <= targets
 
 
