@@ -17,7 +17,18 @@ from .models import HookPoint
 
 # %% ../../nbs/foundations/02_attention.ipynb #54ead8b2
 def softmax(scores: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
-    """Gibbs weights over the keys that a query may see."""
+    """Gibbs weights over the keys that a query may see.
+
+    Vaswani et al. (2017), equation 1.
+
+    Args:
+        scores: shape (..., queries, keys).
+        allowed: boolean, True where a query may see a key, broadcast to the scores; None
+            for all.
+
+    Returns:
+        Weights of the shape of the scores, which add up to one over the keys.
+    """
     if allowed is None:
         return scores.softmax(-1)
     never = torch.zeros_like(allowed, dtype=scores.dtype).masked_fill_(~allowed, -math.inf)
@@ -25,18 +36,45 @@ def softmax(scores: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
 
 
 def linear(scores: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
-    """The scores themselves, divided by the number of keys seen: linear attention."""
+    """The scores themselves, divided by the number of keys seen: linear attention.
+
+    Args:
+        scores: shape (..., queries, keys).
+        allowed: boolean, True where a query may see a key, broadcast to the scores; None
+            for all.
+
+    Returns:
+        Weights of the shape of the scores, of either sign.
+    """
     return scores * uniform(scores, allowed)
 
 
 def relu(scores: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
-    """The positive part of the scores, divided by the number of keys seen."""
+    """The positive part of the scores, divided by the number of keys seen.
+
+    Args:
+        scores: shape (..., queries, keys).
+        allowed: boolean, True where a query may see a key, broadcast to the scores; None
+            for all.
+
+    Returns:
+        Weights of the shape of the scores, not negative.
+    """
     return scores.relu() * uniform(scores, allowed)
 
 
 def uniform(scores: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
     """Equal weights whatever the scores: the infinite temperature, and the control of every
-    claim about attention."""
+    claim about attention.
+
+    Args:
+        scores: shape (..., queries, keys).
+        allowed: boolean, True where a query may see a key, broadcast to the scores; None
+            for all.
+
+    Returns:
+        Weights of the shape of the scores, which add up to one over the keys.
+    """
     if allowed is None:
         return torch.full_like(scores, 1 / scores.shape[-1])
     weights = allowed.to(scores.dtype)
@@ -71,7 +109,7 @@ class KVCache:
             v: values, likewise.
 
         Returns:
-            All keys and all values so far.
+            All keys and all values so far, shape (batch, length, n_heads, d_head) each.
 
         Raises:
             ValueError: if more tokens come than fit.
@@ -280,6 +318,8 @@ class Block(nn.Module):
 
     `hook_resid_pre`, `hook_attn_out`, `hook_resid_post`, and with an MLP `hook_resid_mid` and
     `hook_mlp_out`, all of shape (batch, n, d_model); the attention is `attn`, the MLP `mlp`.
+
+    Vaswani et al. (2017), with the norms before attention and MLP.
 
     Args:
         d_model: size of a token's vector.

@@ -155,6 +155,8 @@ def autocorrelation_time(x: Any, c: float = 5.0) -> Estimate:
     """Integrated autocorrelation time, 1 + 2 times the sum of the autocorrelations, by Sokal's
     window.
 
+    Sokal (1997); Wolff (2004).
+
     Args:
         x: shape (n,), or (chains, n); chains share one mean, so that chains that disagree count
             as correlated.
@@ -200,6 +202,9 @@ def blocking(x: Any) -> list[Estimate]:
         For each level (block length 1, 2, 4, ...) the apparent error of the mean with its own
         standard error, and the number of blocks; the plateau is the error of
         the mean. Flyvbjerg and Petersen (1989), equation 28.
+
+    Raises:
+        ValueError: there are no samples, or one of them is not finite.
     """
     x, levels = np.atleast_2d(_finite(x)), []
     while x.size >= 4 and x.shape[-1] >= 1:

@@ -68,6 +68,9 @@ def experiment(name: str, *, quick: dict, full: dict) -> Callable[[Callable], Ca
         name: `"part/name"`.
         quick: arguments of the quick profile.
         full: arguments of the full profile.
+
+    Raises:
+        ValueError: the name is not of the form part/name.
     """
     if len(name.split("/")) != 2:
         raise ValueError(
@@ -184,7 +187,17 @@ class Result:
         return self.values[key]
 
     def weights(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors below `prefix/`, with the prefix taken off: a state dict, say."""
+        """The tensors below `prefix/`, with the prefix taken off: a state dict, say.
+
+        Args:
+            prefix: what the names begin with, without the slash.
+
+        Returns:
+            Tensors by the rest of their names.
+
+        Raises:
+            KeyError: no tensor has such a name.
+        """
         found = {
             name[len(prefix) + 1 :]: t
             for name, t in self.tensors.items()
@@ -295,6 +308,7 @@ def record(result: Result, folder: Path | None = None) -> Path:
 
     Raises:
         OSError: if the folder cannot be written; what was recorded before stays.
+        TypeError: a value is not plain data, an estimate or an array.
     """
     path = result_path(result.name, folder)
     text = json.dumps(

@@ -120,7 +120,18 @@ def save_tensors(
 
 
 def packed(tensors: Mapping[str, torch.Tensor], about: dict | None = None) -> bytes:
-    """What `save_tensors` writes: the content of a safetensors file."""
+    """What `save_tensors` writes: the content of a safetensors file.
+
+    Args:
+        tensors: by name, any shapes and dtypes but complex128.
+        about: plain data for the header.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        ValueError: a tensor is complex128, which safetensors does not have.
+    """
     for name, t in tensors.items():
         if t.dtype == torch.complex128:
             raise ValueError(

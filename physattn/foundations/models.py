@@ -22,7 +22,9 @@ from .files import load_tensors, save_tensors, write_atomically
 # %% ../../nbs/foundations/01_models.ipynb #b9431ca3
 class HookPoint(nn.Module):
     """A named port of a model: hands on its input, or what the hooks attached to it make of
-    that input."""
+    that input.
+
+    Named and used as in TransformerLens (Nanda and Bloom, 2022)."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +32,14 @@ class HookPoint(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pass `x` through the attached hooks, in order; a hook that returns None only
-        looked."""
+        looked.
+
+        Args:
+            x: any tensor; hooks are called as hook(x, hook_point).
+
+        Returns:
+            What the last hook that returned something returned, or `x`.
+        """
         for hook in self.hooks:
             changed = hook(x, self)
             if changed is not None:
@@ -116,7 +125,9 @@ class Model(nn.Module):
         """Call the model and keep what passes its hook points.
 
         Args:
+            *args: of the model.
             names_filter: a name, several, or a test of a name; None keeps everything.
+            **kwargs: of the model.
 
         Returns:
             The output of the model, and the tensors by hook name, still part of the graph.

@@ -44,6 +44,8 @@ from physattn.quantum.encodings import (
 class Head:
     """One row of an attention head as a circuit.
 
+    Guo et al. (2024).
+
     Args:
         encoding: its first column is sum_k exp(s_k) v_k / sqrt(tokens), with the scores s and
             the values v.
@@ -77,7 +79,7 @@ class Head:
 
     @property
     def output(self) -> np.ndarray:
-        """The output of the head for its query, padded to the wires."""
+        """The output of the head for its query, padded to the wires, shape (2^n_system,)."""
         return np.sqrt(self.n_tokens) / self.partition * self.encoding.column.real
 
 # %% ../../nbs/quantum/08_head.ipynb #1974f3d3
@@ -265,6 +267,8 @@ def sample(encoding: BlockEncoding, shots: int, seed: int = 0) -> Shots:
 def pennylane_state(circuit: Circuit) -> np.ndarray:
     """The final state of a circuit that starts in |0>, by PennyLane's simulator.
 
+    Bergholm et al. (2018).
+
     Args:
         circuit: any circuit of up to some 20 wires.
 
@@ -312,6 +316,7 @@ def heads(sizes: tuple, seeds: int, shots: int, seed: int = 0) -> dict:
         sizes: pairs of tokens and features.
         seeds: random heads of each size.
         shots: runs of each circuit for the sampled success probability.
+        seed: of everything random.
     """
     out = {}
     for tokens, d in sizes:
@@ -361,6 +366,8 @@ def mean_free(d: int, n_system: int) -> BlockEncoding:
 class Layer:
     """One row of a transformer layer as a circuit; first columns are the states.
 
+    Guo et al. (2024).
+
     Args:
         head: the attention head.
         middle: residual connection and layer norm around the head, before normalisation.
@@ -379,7 +386,7 @@ class Layer:
 
     @property
     def output(self) -> np.ndarray:
-        """The row of the layer: the state after success, of length one."""
+        """The row of the layer: the state after success, of length one, shape (2^n_system,)."""
         return _unit(self.encoding.column)
 
 
@@ -471,7 +478,9 @@ def random_layer(tokens: int, d: int, d_ff: int, seed: int = 0) -> tuple[np.ndar
         seed: of the random numbers.
 
     Returns:
-        S, W_q, W_k, W_v, M_1 and M_2.
+        S of shape (tokens, d), W_q, W_k, W_v of shape (d, d), M_1 of shape (d_ff, d) and
+        M_2 of
+        shape (d, d_ff).
     """
     rng = np.random.default_rng([seed, d_ff])
     S, *W = random_head(tokens, d, seed)
@@ -492,6 +501,7 @@ def layers(sizes: tuple, shots: int, seed: int = 0) -> dict:
     Args:
         sizes: tokens, features, hidden units, and how many random layers.
         shots: runs of each circuit for the sampled success probability.
+        seed: of everything random.
     """
     out = {}
     for tokens, d, d_ff, seeds in sizes:

@@ -142,7 +142,21 @@ def measure(model: OneLayer, test: Sequence[Table]) -> tuple[dict[str, float], T
 
 # %% ../../nbs/quantum/05_claim.ipynb #f72c0f5c
 def paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """The mean difference a - b of runs with the same seeds, with Student's interval."""
+    """The mean difference a - b of runs with the same seeds, with Student's interval.
+
+    Student (1908).
+
+    Args:
+        a: one number for each seed, shape (seeds,).
+        b: the other arm, with the same seeds in the same order.
+        confidence: of the interval.
+
+    Returns:
+        The mean difference with its standard error and interval.
+
+    Raises:
+        ValueError: there are fewer than two pairs.
+    """
     difference = np.asarray(a) - np.asarray(b)
     if len(difference) < 2:
         raise ValueError(
@@ -200,7 +214,7 @@ def compare(
         seeds: seeds of weights and order.
         training: the budget of each.
         parts: tables of train, dev and test.
-        groups: cluster of every test example, for the bootstrap.
+        groups: cluster of every test example, for the bootstrap, shape (n,).
         vocabulary: number of tokens.
         classes: number of classes.
         pool: see `OneLayer.Config`.

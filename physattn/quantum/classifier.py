@@ -57,6 +57,8 @@ class OneLayer(Model):
     no biases: a bias would be one more matrix to encode. Hook points: `hook_s`, `hook_q`,
     `hook_k`, `hook_v`, `hook_scores`, `hook_pattern`, `hook_z`.
 
+    Post-normalised as in Vaswani et al. (2017), with rotary positions (Su et al., 2021).
+
     Args:
         config: see `Config`.
         seed: seed of the initial weights.
@@ -201,8 +203,16 @@ def head_forms(model: OneLayer) -> Tensor:
 # %% ../../nbs/quantum/04_classifier.ipynb #a50d19a9
 @dataclass(frozen=True)
 class Training:
-    """A budget: peak step length, epochs, epochs without progress before it stops, AdamW's
-    weight decay, batch, and the share of steps that warm up before the cosine."""
+    """The budget of a training, by AdamW (Loshchilov and Hutter, 2019) with a cosine schedule.
+
+    Args:
+        lr: peak step length.
+        epochs: at most so many.
+        patience: epochs without progress on dev before it stops.
+        weight_decay: of AdamW.
+        batch: examples in a step.
+        warmup: share of the steps that warm up before the cosine.
+    """
 
     lr: float
     epochs: int

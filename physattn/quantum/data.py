@@ -492,7 +492,10 @@ def tables(
         ids: tokens of all examples: one tensor (frames, n, length, features), or a list of
             tensors (length, features).
         labels: labels of all examples.
-        index: the examples to take.
+        index: the examples to take, whole numbers, shape (m,).
+
+    Returns:
+        One table for each length.
     """
     if isinstance(ids, Tensor):
         i = torch.as_tensor(index)
@@ -581,6 +584,12 @@ def gue(folder: Path | None = None) -> Examples:
 
     Args:
         folder: a folder of the form of `leannmlindsey/GUE`; the hub if None.
+
+    Returns:
+        The sequences with their labels and splits.
+
+    Raises:
+        ImportError: the package `datasets` is not installed.
     """
     splits = _hub("promoters", "leannmlindsey/GUE", "prom_300_notata", folder)
     return Examples(
@@ -596,6 +605,12 @@ def conll(folder: Path | None = None) -> Examples:
 
     Args:
         folder: a folder of the form of `eriktks/conll2003`; the hub if None.
+
+    Returns:
+        The sentences with their tags and splits.
+
+    Raises:
+        ImportError: the package `datasets` is not installed.
     """
     home, revision = "eriktks/conll2003", "refs/convert/parquet"
     splits = _hub("ewt", home, "conll2003", folder, revision=revision)

@@ -189,7 +189,7 @@ class BlockEncoding:
 
     @property
     def unitary(self) -> np.ndarray:
-        """The matrix of the whole circuit; for few wires."""
+        """The matrix of the whole circuit, shape (2^n_wires, 2^n_wires); for few wires."""
         return simulate(self.circuit, np.eye(2**self.circuit.n_wires), 0)
 
     @property
@@ -206,6 +206,8 @@ def dilation(
     A: np.ndarray, alpha: float | None = None, name: str = "A", n_system: int | None = None
 ) -> BlockEncoding:
     """The block encoding of a matrix by its singular value decomposition, with one ancilla.
+
+    Equation (eq-dilation) of the chapter.
 
     Args:
         A: a matrix of at most 2^n_system rows and columns; padded with zeros.
@@ -364,6 +366,8 @@ def row_state(encoding: BlockEncoding, row: int) -> BlockEncoding:
 def column_diagonal(encoding: BlockEncoding) -> BlockEncoding:
     """The encoding of a diagonal matrix that holds the first column of A.
 
+    It serves as the nonlinear amplitude transformation of Guo, Mitarai and Fujii (2024).
+
     Args:
         encoding: of A, on n wires, which become further ancillas.
     """
@@ -375,6 +379,8 @@ def column_diagonal(encoding: BlockEncoding) -> BlockEncoding:
 
 def row_diagonal(encoding: BlockEncoding, row: int) -> BlockEncoding:
     """The encoding of a diagonal matrix that holds the complex conjugate of a row of A.
+
+    It serves as the nonlinear amplitude transformation of Guo, Mitarai and Fujii (2024).
 
     Args:
         encoding: of A.
@@ -389,7 +395,8 @@ def state_preparation(
     """An encoding without ancillas whose first column is a vector.
 
     Args:
-        vector: at most 2^n_system entries, padded with zeros; alpha is its length.
+        vector: shape (m,) with m at most 2^n_system, padded with zeros; alpha is its
+            length.
         n_system: number of wires.
         name: of the gate; it is not counted as a query.
     """
@@ -408,8 +415,11 @@ def qsp_response(angles: np.ndarray, x: np.ndarray) -> np.ndarray:
     """The polynomial that phase angles make of singular values, equation (eq-qsp).
 
     Args:
-        angles: d + 1 phases, the first to be applied first.
+        angles: phases, shape (d + 1,), the first to be applied first.
         x: singular values between -1 and 1, any shape.
+
+    Returns:
+        The values of the polynomial, of the shape of x.
     """
     x = np.asarray(x, dtype=float)
     s = np.sqrt(1 - x**2)
@@ -428,7 +438,7 @@ def phase_angles(poly: Chebyshev, solver: str = "newton") -> np.ndarray:
             more headroom.
 
     Returns:
-        d + 1 phases, the first to be applied first.
+        Phases, shape (d + 1,), the first to be applied first.
 
     Raises:
         ValueError: if the polynomial is not even or odd, or too large, or the solver unknown.
@@ -694,5 +704,12 @@ def polynomial_gelu(
 
 
 def gelu(z: np.ndarray) -> np.ndarray:
-    """The Gaussian error linear unit z Phi(z), Hendrycks and Gimpel (2016)."""
+    """The Gaussian error linear unit z Phi(z), Hendrycks and Gimpel (2016).
+
+    Args:
+        z: any shape.
+
+    Returns:
+        The shape of z.
+    """
     return z * (1 + erf(z / np.sqrt(2))) / 2

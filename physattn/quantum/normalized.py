@@ -45,8 +45,11 @@ class Normalization(nn.Module):
     """Gives the parts of a weight a norm of its own each; a parametrisation for
     `torch.nn.utils.parametrize`.
 
+    The spectral norm by power iteration as in Miyato et al. (2018).
+
     Args:
-        weight: the weight as it is now; its direction is kept.
+        weight: the weight as it is now, whose parts `layout` describes; its direction is
+            kept.
         layout: how matrices lie in it.
         chosen: which parts are normalised; the others pass unchanged.
         kind: a key of `NORMS`.
@@ -89,7 +92,14 @@ class Normalization(nn.Module):
         return self.layout.scale(weight, factors)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """What is stored when `weight` is assigned: `weight`, to the bit."""
+        """What is stored when `weight` is assigned: `weight`, to the bit.
+
+        Args:
+            weight: of the shape of the parameter.
+
+        Returns:
+            The same tensor.
+        """
         return weight
 
     def _parts(self, weight: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -129,7 +139,11 @@ class Layout:
     heads: bool = False
 
     def matrices(self, weight: Tensor) -> list[Tensor]:
-        """The parts as matrices of shape (out, in)."""
+        """The parts as matrices of shape (out, in).
+
+        Args:
+            weight: the parameter.
+        """
         if self.heads:
             flat = weight.flatten(0, 1) if self.roles == ("o",) else weight.mT.flatten(0, 1)
             return [flat.mT if self.roles == ("o",) else flat]
@@ -137,7 +151,15 @@ class Layout:
         return [part.mT if self.axis else part for part in parts]
 
     def scale(self, weight: Tensor, factors: list[Tensor]) -> Tensor:
-        """The weight with each part multiplied by its factor."""
+        """The weight with each part multiplied by its factor.
+
+        Args:
+            weight: the parameter, of any shape that the layout describes.
+            factors: a number for each part.
+
+        Returns:
+            A tensor of the shape of `weight`.
+        """
         if len(factors) == 1:
             return weight * factors[0]
         size = weight.shape[self.axis] // len(factors)

@@ -741,6 +741,8 @@ def alpha_report(
     """Measure the norms of the attention weights of a transformer, head by head, and of the
     inputs that truly feed them, without padding.
 
+    The norms of Guo et al. (2024).
+
     Args:
         model: a transformer, or its name for `load`.
         texts: the texts; or `"mmlu"`, or the path of a file with one text on each line. Not
@@ -842,6 +844,7 @@ def norms_of_minilm(max_tokens: int, seeds: int, seed: int = 0) -> dict:
     Args:
         max_tokens: longest random text.
         seeds: draws of random tokens.
+        seed: of everything random.
     """
     model, tokenizer = load("minilm")
     drawn = [

@@ -34,6 +34,9 @@ from physattn.quantum.norms import (
 class Factors:
     """Logits of all heads of a layer as a product of matrices and a shift of the columns.
 
+    Guo et al. (2024) take the norms of S, W_q and W_k one by one; here products come before
+    norms.
+
     Args:
         matrices: shapes (heads or 1, m, n); their product, divided by sqrt(d_h), is the logits
             up to a constant in each row. A pair counts as the one matrix that is its product.
@@ -53,6 +56,9 @@ class Factors:
             norm: `"spectral"` or `"frobenius"`; or `"rows"`, for two matrices whose rows and
                 columns are loaded as states: the longest row of the one times the longest
                 column of the other.
+
+        Returns:
+            Shape (heads,).
 
         Raises:
             ValueError: if the rows of more than two matrices are asked for.
@@ -268,11 +274,12 @@ def ladder(p: Projection, S: Tensor, moment: Tensor, norm: str = "spectral") -> 
     Args:
         p: a layer.
         S: its inputs, shape (l, d).
-        moment: second moment of other texts.
+        moment: second moment of other texts, shape (d, d).
         norm: `"spectral"` or `"frobenius"`.
 
     Returns:
-        By name of the rung, tau for each head; `"source"` holds one number for all. With the
+        By name of the rung, tau for each head, shape (heads,); `"source"` holds one number
+        for all. With the
         spectral norm also `"rows"`, for rows loaded as states, and `"entries"`, the largest
         entry of the centred logits.
     """

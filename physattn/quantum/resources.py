@@ -51,6 +51,8 @@ def exp_degree(tau: float, eps: float, reach: float = 1.0, room: float = ROOM) -
 def sqrt_law_degree(tau: float, eps: float) -> int:
     """Degree at which the Chebyshev series of exp(tau (x - 1)) is within eps on [-1, 1].
 
+    Sachdeva and Vishnoi (2014).
+
     Args:
         tau: scale of the exponent.
         eps: bound on the sum of the coefficients that are left out.
@@ -145,6 +147,7 @@ class Cost:
 
     @property
     def repetitions(self) -> int:
+        """Runs of the circuit, forwards or backwards, for one output (Brassard et al., 2002)."""
         return 2 * self.rounds + 1
 
     @property
@@ -162,6 +165,8 @@ def cost(
     signal: float = 0.5,
 ) -> Cost:
     """Cost of one output vector of a head, in the circuit of this chapter.
+
+    Repetitions by amplitude amplification (Brassard et al., 2002).
 
     Args:
         alpha_0: subnormalisation of the scores Q K^T.

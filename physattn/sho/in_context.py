@@ -231,6 +231,8 @@ def capacity(low: float, high: float) -> float:
 
     It is sqrt((cos low - cos high)/2).
 
+    Grenander and Szegő (1958).
+
     Args:
         low: lowest angle, at least 0 (rad).
         high: highest angle, at most pi (rad).
@@ -474,7 +476,7 @@ def leak(model: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
 
     Args:
         model: function from tokens (n, length, 2) to predictions of the same leading shape.
-        tokens: a batch of at least two contexts.
+        tokens: at least two contexts, shape (n, length, 2).
 
     Returns:
         Largest change at positions up to i, relative to the largest prediction, for i = 0, ...,

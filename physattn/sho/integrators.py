@@ -23,10 +23,12 @@ def taylor(
     """The Taylor polynomial of exp(A dt): the matrix of every explicit Runge-Kutta method
     with as many stages as its order.
 
+    Hairer, Lubich and Wanner (2006).
+
     Args:
         omega0: natural angular frequency (rad/s); tensors broadcast to a batch shape (...).
-        gamma: damping rate (1/s).
-        dt: time step (s).
+        gamma: damping rate (1/s), likewise.
+        dt: time step (s), likewise.
         order: degree of the polynomial, at least 1.
 
     Returns:
@@ -56,7 +58,21 @@ def _generator_step(
 def backward_euler(
     omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor
 ) -> Tensor:
-    "The implicit Euler method, (1 - A dt)^-1, shape (..., 2, 2)."
+    """The implicit Euler method, (1 - A dt)^-1, shape (..., 2, 2).
+
+    Hairer, Lubich and Wanner (2006).
+
+    Args:
+        omega0: natural angular frequency (rad/s); tensors broadcast to a batch shape (...).
+        gamma: damping rate (1/s), likewise.
+        dt: time step (s), likewise.
+
+    Returns:
+        One-step matrix, float64, shape (..., 2, 2).
+
+    Raises:
+        ValueError: omega0 or gamma is negative or not finite, or dt is not finite.
+    """
     z = _generator_step(omega0, gamma, dt)
     return torch.linalg.inv(torch.eye(2, dtype=torch.float64) - z)
 
@@ -64,13 +80,41 @@ def backward_euler(
 def implicit_midpoint(
     omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor
 ) -> Tensor:
-    "The implicit midpoint rule, (1 - A dt/2)^-1 (1 + A dt/2), shape (..., 2, 2)."
+    """The implicit midpoint rule, (1 - A dt/2)^-1 (1 + A dt/2), shape (..., 2, 2).
+
+    Hairer, Lubich and Wanner (2006).
+
+    Args:
+        omega0: natural angular frequency (rad/s); tensors broadcast to a batch shape (...).
+        gamma: damping rate (1/s), likewise.
+        dt: time step (s), likewise.
+
+    Returns:
+        One-step matrix, float64, shape (..., 2, 2).
+
+    Raises:
+        ValueError: omega0 or gamma is negative or not finite, or dt is not finite.
+    """
     half, one = _generator_step(omega0, gamma, dt) / 2, torch.eye(2, dtype=torch.float64)
     return torch.linalg.solve(one - half, one + half)
 
 
 def gauss4(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor) -> Tensor:
-    "The two-stage Gauss method of order 4, the (2, 2) Pade approximant, shape (..., 2, 2)."
+    """The two-stage Gauss method of order 4, the (2, 2) Pade approximant, shape (..., 2, 2).
+
+    Hairer, Lubich and Wanner (2006).
+
+    Args:
+        omega0: natural angular frequency (rad/s); tensors broadcast to a batch shape (...).
+        gamma: damping rate (1/s), likewise.
+        dt: time step (s), likewise.
+
+    Returns:
+        One-step matrix, float64, shape (..., 2, 2).
+
+    Raises:
+        ValueError: omega0 or gamma is negative or not finite, or dt is not finite.
+    """
     z, one = _generator_step(omega0, gamma, dt), torch.eye(2, dtype=torch.float64)
     even, odd = one + z @ z / 12, z / 2
     return torch.linalg.solve(even - odd, even + odd)
@@ -96,14 +140,19 @@ def splitting(
 ) -> Tensor:
     """A product of exact drifts and kicks.
 
+    Conformally symplectic (McLachlan and Perlmutter, 2001).
+
     Args:
         omega0: natural angular frequency (rad/s); tensors broadcast to a batch shape (...).
-        gamma: damping rate (1/s).
-        dt: time step (s), split evenly among the drifts and among the kicks.
+        gamma: damping rate (1/s), likewise.
+        dt: time step (s), likewise, split evenly among the drifts and among the kicks.
         stages: what happens first, second, ...: "kd" is kick then drift, "kdk" is leapfrog.
 
     Returns:
         One-step matrix of determinant exp(-2 gamma dt), float64, shape (..., 2, 2).
+
+    Raises:
+        ValueError: omega0 or gamma is negative or not finite, or dt is not finite.
     """
     _generator_step(omega0, gamma, dt)
     omega0, gamma, dt = torch.broadcast_tensors(
@@ -121,7 +170,9 @@ def splitting(
 
 def yoshida4(omega0: float | Tensor, gamma: float | Tensor, dt: float | Tensor) -> Tensor:
     """Yoshida's fourth-order composition of three leapfrogs, the middle one backwards in
-    time (Phys. Lett. A 150:262), shape (..., 2, 2)."""
+    time (Phys. Lett. A 150:262), shape (..., 2, 2).
+
+    Yoshida (1990)."""
     outer = 1 / (2 - 2 ** (1 / 3))
     a, b = (splitting(omega0, gamma, dt * w, "kdk") for w in (outer, 1 - 2 * outer))
     return a @ b @ a
@@ -185,6 +236,8 @@ def det_error(propagator: Tensor, gamma: float, dt: float) -> Tensor:
     """The relative error of the phase-space volume in one step, det M / exp(-2 gamma dt) -
     1.
 
+    Hairer, Lubich and Wanner (2006).
+
     Args:
         propagator: M, shape (..., 2, 2).
         gamma: damping rate (1/s).
@@ -201,6 +254,8 @@ def det_error(propagator: Tensor, gamma: float, dt: float) -> Tensor:
 
 def phase_error(propagator: Tensor, oscillator: Oscillator, dt: float) -> Tensor:
     """How far the angle of the eigenvalues of M runs ahead of omega dt in one step.
+
+    Hairer, Lubich and Wanner (2006).
 
     Args:
         propagator: M, shape (..., 2, 2).
@@ -232,6 +287,8 @@ def energy_drift(
     In the coordinates (omega0 x, p) the energy is half the squared length, so that the
     ratio of the two energies ranges between the squared singular values of M^n exp(-A n
     dt).
+
+    Hairer, Lubich and Wanner (2006).
 
     Args:
         propagator: M, shape (..., 2, 2).

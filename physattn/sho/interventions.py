@@ -86,7 +86,17 @@ def responses(contexts: Contexts, regime: Regime) -> dict[str, Callable[[Tensor]
 def kick(
     tokens: Tensor, epsilon: float, generator: torch.Generator, age: int = 0
 ) -> Tensor:
-    """Add a vector of length `epsilon` and random direction to the token that is `age` steps older than the last one."""
+    """Add a vector of length `epsilon` and random direction to the token that is `age` steps older than the last one.
+
+    Args:
+        tokens: shape (n, t, 2).
+        epsilon: length of the kick.
+        generator: where the directions come from.
+        age: steps between that token and the last one.
+
+    Returns:
+        A copy with one token of each context changed, shape (n, t, 2).
+    """
     angle = 2 * torch.pi * torch.rand(len(tokens), generator=generator)
     kicked = tokens.clone()
     kicked[:, -1 - age] += epsilon * torch.stack([angle.cos(), angle.sin()], -1).to(
@@ -154,6 +164,8 @@ def memory(
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-20
 def twins(regime: Regime, n: int, generator: torch.Generator) -> tuple[Contexts, Contexts]:
     """Pairs of contexts with different parameters, the same last token, and first tokens of the same length.
+
+    For activation patching (Heimersheim and Nanda, 2024).
 
     Args:
         regime: where parameters, amplitudes and noise come from.
@@ -273,6 +285,8 @@ def patching(model: Model, base: Contexts, source: Contexts) -> dict[str, dict[s
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-27
 class Subspace(nn.Module):
     """An r-dimensional subspace of a d-dimensional stream that can be exchanged between two runs.
+
+    Geiger et al. (2024).
 
     Args:
         d: dimension of the stream.
@@ -412,6 +426,8 @@ def scrubbing(
     model: Model, contexts: Contexts, regime: Regime, seed: int = 0
 ) -> dict[str, dict[str, float]]:
     """The loss recovered when everything a hypothesis calls irrelevant is resampled.
+
+    Causal scrubbing (Chan et al., 2022).
 
     Args:
         model: the network.

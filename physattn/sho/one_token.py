@@ -43,6 +43,8 @@ class OneTokenTransformer(Model):
     Vectors are rows, as in TransformerLens, so that the weights here are the transposes of
     the blog's.
 
+    Jahin (2026).
+
     Args:
         config: number of heads, and whether the embedding and the unembedding carry the
             biases b_E and b_U.
@@ -114,13 +116,23 @@ def sample_states(
 
 
 def mean_square_error(prediction: Tensor, target: Tensor) -> Tensor:
-    "The blog's loss: the squared errors of x and of p added, averaged over the states."
+    """The blog's loss: the squared errors of x and of p added, averaged over the states.
+
+    Args:
+        prediction: states, shape (..., 2).
+        target: states, shape (..., 2).
+
+    Returns:
+        A scalar.
+    """
     return (prediction - target).square().sum(-1).mean()
 
 # %% ../../nbs/sho/03_one_token.ipynb #sho-03-14
 @dataclass(frozen=True)
 class Recipe:
     """How to train the one-token model: AdamW in float32, then perhaps LBFGS in float64.
+
+    AdamW is that of Loshchilov and Hutter (2019).
 
     Args:
         title: what to call it in a table.

@@ -43,8 +43,8 @@ def propagator_entries(
     Args:
         omega0: natural angular frequency, float64 tensor that broadcasts with the others
             (rad/s).
-        gamma: damping rate (1/s).
-        dt: time step (s).
+        gamma: damping rate (1/s), likewise.
+        dt: time step (s), likewise.
 
     Returns:
         M11, M12 and M22 of the broadcast shape; M21 = -omega0^2 M12.
@@ -87,8 +87,8 @@ class Oscillator:
     Floats describe one oscillator; tensors that broadcast describe a batch of shape (...).
 
     Args:
-        omega0: natural angular frequency, at least 0 (rad/s).
-        gamma: damping rate, at least 0 (1/s).
+        omega0: natural angular frequency, at least 0, a number or shape (...) (rad/s).
+        gamma: damping rate, at least 0, a number or shape (...) (1/s).
 
     Raises:
         ValueError: omega0 or gamma is negative or not finite.
@@ -181,6 +181,9 @@ class Oscillator:
 
         Returns:
             Float64 tensor of the shape of `state` without its last axis.
+
+        Raises:
+            ValueError: the last axis of `state` does not have length 2.
         """
         x, p = _states("state", state).unbind(-1)
         omega0 = self._parameters()[0]

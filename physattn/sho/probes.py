@@ -177,7 +177,13 @@ def algorithms(regime: Regime) -> dict[str, Algorithm]:
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-17
 class KnownBlock(nn.Module):
-    """A transformer block whose attention gathers and whose MLP applies, in fixed subspaces of the stream."""
+    """A transformer block whose attention gathers and whose MLP applies, in fixed subspaces of the stream.
+
+    Args:
+        algorithm: what is gathered, and how it is applied.
+        basis: orthonormal rows, shape (m, d): the first two hold the token, the next
+            `algorithm.width` what was gathered, the last two the prediction.
+    """
 
     def __init__(self, algorithm: Algorithm, basis: Tensor):
         super().__init__()
@@ -340,7 +346,15 @@ def control_targets(
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-33
 def take(contexts: Contexts, rows: Tensor | slice) -> Contexts:
-    """Some of the contexts, chosen as from a tensor."""
+    """Some of the contexts, chosen as from a tensor.
+
+    Args:
+        contexts: n of them.
+        rows: whole numbers or booleans, shape (m,) or (n,), or a slice.
+
+    Returns:
+        The contexts of these rows.
+    """
     return Contexts(*(getattr(contexts, field.name)[rows] for field in fields(contexts)))
 
 
@@ -352,6 +366,8 @@ def probe_gap(
     shortest: float = 0.1,
 ) -> dict[str, dict[str, float]]:
     """Held-out R^2 of probes at the best site of the stream, with everything that has to be subtracted.
+
+    After Kantamneni, Liu and Tegmark (2024); control targets as in Hewitt and Liang (2019).
 
     Args:
         model: the trained network.

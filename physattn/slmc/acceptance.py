@@ -34,6 +34,8 @@ def slide_acceptance(mse: Any) -> Any:
 def gaussian_acceptance(mse: Any) -> Any:
     """The acceptance erfc(sigma/2) of independent proposals when residuals are Gaussian.
 
+    Gupta et al. (1990), for hybrid Monte Carlo.
+
     Args:
         mse: sigma^2, the variance of exact minus effective action; a number, an array, or an
             `Estimate`.
@@ -63,6 +65,8 @@ def _carried(x: Any, f: Callable, slope: Callable) -> Any:
 def predicted_acceptance(residuals: Any) -> Estimate:
     """The acceptance of independent proposals, E[min(e^d, e^d')]/E[e^d], from the residuals d of
     the effective model in the exact ensemble; no law is assumed.
+
+    Its error is that of a ratio of U-statistics (Hoeffding, 1948).
 
     Args:
         residuals: exact minus effective action, up to a constant, shape (n,), or (chains, n)

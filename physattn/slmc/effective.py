@@ -24,6 +24,8 @@ MATRIX_UP_TO = 8
 class Waves(nn.Module):
     """The Hartley transform of a periodic lattice, in which shells are diagonal.
 
+    Hartley (1942).
+
     Args:
         L: sites along each edge.
         classes: the shells, pairs as `shell_classes` names them.
@@ -46,7 +48,14 @@ class Waves(nn.Module):
         )
 
     def forward(self, S: Tensor) -> Tensor:
-        """Transform the last axis, of L*L sites; applied twice it does nothing."""
+        """Transform the last axis, of L*L sites; applied twice it does nothing.
+
+        Args:
+            S: shape (..., L*L).
+
+        Returns:
+            The same shape.
+        """
         if self.waves is not None:
             return S @ self.waves
         f = torch.fft.fft2(S.unflatten(-1, (self.L, self.L))).flatten(-2)
@@ -90,7 +99,12 @@ class Smear(_Block):
     """
 
     def make(self, site: Tensor, rng: torch.Generator) -> None:
-        """Create the weights, given those that do nothing."""
+        """Create the weights, given those that do nothing.
+
+        Args:
+            site: weights that do nothing, shape (shells,).
+            rng: where noise comes from; there is none here.
+        """
         self.W = nn.Parameter(site)
 
     def turn(self, S: Tensor, waves: Waves) -> Tensor:
@@ -108,7 +122,12 @@ class SpinAttention(_Block):
     """
 
     def make(self, site: Tensor, rng: torch.Generator) -> None:
-        """Create the weights, given those that look at the site alone."""
+        """Create the weights, given those that look at the site alone.
+
+        Args:
+            site: weights that look at the site alone, shape (shells,).
+            rng: of the noise that is added to W_Q and W_K.
+        """
         for name in ("W_Q", "W_K"):
             noise = torch.randn(site.shape, generator=rng, dtype=site.dtype)
             setattr(self, name, nn.Parameter(site + 0.1 * noise))
@@ -171,6 +190,8 @@ class Effective(Model):
     """An effective action: effective spins from a stack of blocks, and couplings between them.
 
     Hook points: those of the blocks, `blocks.0.hook_pattern` for instance, and `hook_features`.
+
+    Liu et al. (2017) for the linear model; Nagai and Tomiya (2024) for blocks of attention.
 
     Args:
         config: what it is made of.
@@ -257,6 +278,9 @@ class Effective(Model):
 
         Returns:
             Shape (..., degree * (shells - 1)), the first power first.
+
+        Raises:
+            ValueError: the shape of S is another one.
         """
         S = self._effective(S)
         parts = [self.waves.pairs(S)]
@@ -266,7 +290,17 @@ class Effective(Model):
         return self.hook_features(torch.cat([part[..., 1:] for part in parts], -1))
 
     def spins(self, S: Tensor) -> Tensor:
-        """The effective spins after the last block, shape (..., L*L, 3)."""
+        """The effective spins after the last block, shape (..., L*L, 3).
+
+        Args:
+            S: unit vectors, shape (..., L*L, 3).
+
+        Returns:
+            Unit vectors, shape (..., L*L, 3).
+
+        Raises:
+            ValueError: the shape of S is another one.
+        """
         return self._effective(S).mT
 
     def interaction(self) -> Tensor:

@@ -52,6 +52,8 @@ def susceptibility(system: DoubleExchange) -> Tensor:
 def rkky(system: DoubleExchange) -> Tensor:
     """The couplings that the linear model has to second order in J.
 
+    Ruderman and Kittel (1954); Kasuya (1956); Yosida (1957).
+
     Args:
         system: the model.
 
@@ -128,6 +130,7 @@ def inside(
         chains: Markov chains of each of the two.
         tries: starts of each block.
         runs: how many times the networks are trained, from chains and noise of their own.
+        seed: of everything random.
     """
     out = {}
     for temperature in T:
@@ -193,6 +196,7 @@ def playable(
         chains: Markov chains.
         strengths: factors of the couplings.
         sweeps: of the heat bath at each strength, after a quarter as many.
+        seed: of everything random.
     """
     system = DoubleExchange(L, T=T)
     S, action = dataset(system, n, seed, chains)

@@ -28,6 +28,8 @@ class DoubleExchange:
     A of the lattice. Site (x, y) has the number i = x L + y, and row 2 i + s of h is spin s there.
     On two sites across the two bonds of a pair, the direct one and the one around, add up.
 
+    Zener (1951); Anderson and Hasegawa (1955); as in Nagai and Tomiya (2024).
+
     Args:
         L: sites along each edge, 2 or more.
         t: hopping, the unit of energy.
@@ -153,6 +155,9 @@ def random_spins(n: int, L: int, generator: torch.Generator) -> Tensor:
 
     Returns:
         Shape (n, L*L, 3), float64.
+
+    Raises:
+        ValueError: L is not a whole number of at least 2.
     """
     _check_edge(L)
     S = torch.randn(n, L * L, 3, generator=generator, dtype=torch.float64)
@@ -169,6 +174,9 @@ def shell_classes(L: int) -> list[tuple[int, int]]:
     Returns:
         Pairs (dx, dy) with 0 <= dx <= dy <= L/2, ordered by distance and then by dx; the first
         is (0, 0), the site itself.
+
+    Raises:
+        ValueError: L is not a whole number of at least 2.
     """
     _check_edge(L)
     pairs = [(dx, dy) for dy in range(L // 2 + 1) for dx in range(dy + 1)]

@@ -165,6 +165,8 @@ def layers(
         chains: how many.
         J: coupling.
         T: temperature.
+        seed: of everything random.
+        folder: where checkpoints go, or None.
     """
     bench = Bench(DoubleExchange(L, J=J, T=T), n, chains, tests, seed)
     out = {"shells": _kept("layers-shells", folder, lambda: (bench.by_shells(), {}))[0]}
@@ -287,6 +289,8 @@ def against_temperature(
         chains: how many for each sampler.
         J: coupling.
         blocks: of the network.
+        seed: of everything random.
+        folder: where checkpoints go, or None.
     """
     out, S, network = {}, None, Effective(Effective.Config(L, blocks), seed)
     for k, temperature in enumerate(T):

@@ -28,6 +28,9 @@ class Poles:
     """The fit log 2 cosh(x/2) = c + sum_k w_k log(1 + x^2/y_k^2) on |x| <= width, with x and y
     in units of the temperature.
 
+    Equation (eq-poles) of the chapter; Motome and Furukawa (1999) expand in polynomials
+    instead.
+
     Args:
         y: positions, rising, shape (poles,).
         w: weights, shape (poles,).
@@ -130,6 +133,8 @@ class LocalMetropolis:
     A sweep proposes one new spin at each site: line by line in random order, and in random order
     on each line, which makes it reversible. The order is common to the chains. Both methods use
     the same random numbers.
+
+    With delayed updates (Sun and Xu, 2024).
 
     Args:
         system: the model.
@@ -358,6 +363,8 @@ def local(
         sweeps: of each of 16 chains, by poles.
         eigen: of each of 16 chains, by diagonalising.
         sizes: the L whose sweeps are timed, at T = 0.05 and half filling.
+        seed: of everything random.
+        folder: where checkpoints go, or None.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

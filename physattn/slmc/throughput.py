@@ -160,8 +160,9 @@ def transferred(
     Args:
         model: trained on the other lattice.
         L: sites along each edge of this one.
-        train: spins and actions of this lattice, for the new couplings, which run over all shells.
-        test: spins and actions of other chains.
+        train: spins (n, L*L, 3) and actions (n,) of this lattice, for the new couplings,
+            which run over all shells.
+        test: spins and actions of other chains, likewise.
     """
     out = {}
     for name, rescale in {"1/N": True, "no scale": False}.items():
@@ -193,6 +194,7 @@ def throughput(
         sweeps: of each local chain.
         T: temperature.
         J: coupling.
+        seed: of everything random.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -253,6 +255,7 @@ def carried(
         sweeps: of local updates, whose configurations give the first couplings.
         steps: tests by the exact weight with these, and with the couplings that are fitted then.
         T: temperature.
+        seed: of everything random.
     """
     result, system = recall("slmc/throughput"), DoubleExchange(L, T=T)
     shells, clock = Effective.Config(L).shells, time.process_time()

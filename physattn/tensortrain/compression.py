@@ -68,7 +68,7 @@ def relative_error(W: Tensor, V: Tensor, C: Tensor) -> float:
 
     Args:
         W: shape (m, n).
-        V: what replaces it.
+        V: what replaces it, shape (m, n).
         C: covariance of the inputs, shape (n, n).
     """
     lost, all_of_it = (((M @ C) * M).sum() for M in (W - V, W))
@@ -77,6 +77,8 @@ def relative_error(W: Tensor, V: Tensor, C: Tensor) -> float:
 # %% ../../nbs/tensortrain/07_compression.ipynb #658c2b11
 def low_rank(W: Tensor, C: Tensor, rank: int) -> TensorTrain:
     """The matrix of a given rank whose outputs are nearest, in closed form.
+
+    Eckart and Young (1936), in the metric of the inputs.
 
     Args:
         W: shape (m, n).
@@ -439,6 +441,8 @@ def _spectra(layer: nn.Linear, seen: Tensor) -> dict[str, Tensor]:
 # %% ../../nbs/tensortrain/07_compression.ipynb #934f68fd
 def image_train(image: Tensor, rank: int) -> TensorTrain:
     """A square image as a tensor train, scale by scale.
+
+    Quantics (Khoromskij, 2011).
 
     Args:
         image: shape (2^L, 2^L).

@@ -50,13 +50,15 @@ def bond_entropies(
 ) -> Tensor:
     """The entanglement entropy at each inner bond of a train, or of a matrix cut in the same way.
 
+    Schollwöck (2011).
+
     Args:
         weight: a train; or a matrix, shape (prod out_factors, prod in_factors).
         out_factors: m_1, ..., m_d, for a matrix.
         in_factors: n_1, ..., n_d, for a matrix.
 
     Returns:
-        d - 1 entropies, in nats.
+        Entropies in nats, shape (d - 1,).
 
     Raises:
         ValueError: if a matrix comes without factors, or they do not fit.
@@ -114,6 +116,8 @@ def page_entropy(m: int, n: int) -> float:
 # %% ../../nbs/tensortrain/08_entropy.ipynb #96ad8487
 def data_weighted_spectrum(W: Tensor, X: Tensor) -> Tensor:
     """The singular values of W C^(1/2), where C holds the second moments of the inputs.
+
+    Chen et al. (2021).
 
     Args:
         W: a weight, shape (out, in).

@@ -43,6 +43,9 @@ def gini(m: Tensor) -> Tensor:
 
     Returns:
         float64, shape (n,); nan for a map that is zero.
+
+    Raises:
+        ValueError: the maps do not have this shape.
     """
     m = _sizes(m).sort(1)[0]
     N = m.shape[1]
@@ -51,13 +54,33 @@ def gini(m: Tensor) -> Tensor:
 
 # %% ../../nbs/tensortrain/06_evidence.ipynb #f6e98789
 def entropy(m: Tensor) -> Tensor:
-    """Entropy of a map whose pixels are scaled to add up to one, in nats; see `gini`."""
+    """Entropy of a map whose pixels are scaled to add up to one, in nats.
+
+    Args:
+        m: maps, shape (n, height, width); of signed ones the size counts.
+
+    Returns:
+        float64, shape (n,); nan for a map that is zero.
+
+    Raises:
+        ValueError: the maps do not have this shape.
+    """
     m = _sizes(m)
     return torch.special.entr(m / m.sum(1, keepdim=True)).sum(1)
 
 
 def half_area(m: Tensor) -> Tensor:
-    """Share of the pixels that are at least half as large as the largest; see `gini`."""
+    """Share of the pixels that are at least half as large as the largest.
+
+    Args:
+        m: maps, shape (n, height, width); of signed ones the size counts.
+
+    Returns:
+        float64, shape (n,); nan for a map that is zero.
+
+    Raises:
+        ValueError: the maps do not have this shape.
+    """
     m = _sizes(m)
     top = m.amax(1, keepdim=True)
     return torch.where(top[:, 0] > 0, (m >= top / 2).double().mean(1), math.nan)
@@ -189,7 +212,18 @@ def pointing_game(m: Tensor, masks: Tensor) -> Tensor:
 
 
 def mass_in_box(m: Tensor, masks: Tensor) -> Tensor:
-    """Share of a map's sum of sizes that lies in the mask; see `pointing_game`."""
+    """Share of a map's sum of sizes that lies in the mask (Zhang et al., 2018).
+
+    Args:
+        m: maps, shape (n, height, width).
+        masks: boolean, shape (n, height, width).
+
+    Returns:
+        float64, shape (n,), between 0 and 1; nan for a map that is zero.
+
+    Raises:
+        ValueError: the masks do not fit.
+    """
     m, inside = _masked(m, masks)
     return (m * inside).sum(1) / m.sum(1)
 
@@ -233,8 +267,24 @@ def insertion(
     fill: float | Tensor | None = None,
     batch: int = 256,
 ) -> Tensor:
-    """The probability of a class while a covered image is uncovered, largest pixels of the map
-    first; arguments and result as for `deletion`."""
+    """The probability of a class while a covered image is uncovered, largest pixels of the map first (Petsiuk et al., 2018).
+
+    Args:
+        model: a classifier.
+        x: images, shape (n, channels, height, width).
+        m: maps, shape (n, height, width).
+        target: the class, one for all or one for each image; None for the likeliest.
+        steps: K, in which all pixels are uncovered.
+        fill: what pixels are covered with, broadcast to the images; None for each image's
+            mean.
+        batch: images that are worked on at once.
+
+    Returns:
+        Probabilities after 0, 1, ..., K steps, shape (n, K + 1).
+
+    Raises:
+        ValueError: the images or the maps do not fit, or steps is out of range.
+    """
     return _perturbed(model, x, m, target, steps, fill, batch, keep=True)
 
 # %% ../../nbs/tensortrain/06_evidence.ipynb #78279227
@@ -307,7 +357,9 @@ def _glyphs(labels: Tensor, rng: torch.Generator) -> Tensor:
 
 def textures(n: int, size: int = 32, seed: int = 0) -> Tensor:
     """Random textures whose amplitudes fall as 1/f, mean 0.5 and standard deviation 0.2, cut off
-    at 0 and 1, shape (n, 1, size, size)."""
+    at 0 and 1, shape (n, 1, size, size).
+
+    With the spectrum of natural images (Field, 1987)."""
     noise = torch.randn(n, size, size, generator=generator(seed, "textures"))
     f = torch.fft.fftfreq(size)
     f = (f[:, None] ** 2 + f**2).sqrt().clamp(min=1 / size)
@@ -404,10 +456,12 @@ def randomisation(
     """Rank correlation of maps with the maps of randomised copies.
 
     Args:
-        model: as for `randomised`, and so are fresh and independent.
+        model: the trained model, which stays as it is.
+        fresh: a model of the same architecture with random weights.
         x: images, shape (n, channels, height, width).
         target: the class for each image, shape (n,), the same before and after.
         methods: functions of (model, images, target) by name, for instance `maps.METHODS`.
+        independent: as for `randomised`.
 
     Returns:
         By method and layer, float64, shape (n,); nan where a map is constant.
@@ -445,6 +499,8 @@ class Effect:
 
 def paired(a: Any, b: Any, confidence: float = 0.95, seed: int = 0) -> Effect:
     """The difference of two arms that were measured with the same seeds.
+
+    Student (1908).
 
     Args:
         a: one number for each seed, shape (n,).
@@ -545,6 +601,11 @@ def evidence(
         heads: kinds of networks, as in `network`.
         width: factor on their channels.
         bfloat16: train with matrices in bfloat16.
+        seed: of everything random.
+        folder: where checkpoints go, or None.
+
+    Raises:
+        ValueError: the data have another name.
     """
     out = {"data": list(data), "heads": list(heads)}
     methods = {"GradCAM": maps.gradcam, "SmoothGrad": maps.smoothgrad}

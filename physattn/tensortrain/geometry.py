@@ -40,6 +40,8 @@ def dimension(sizes: Sequence[int], ranks: int | Sequence[int] | None = None) ->
 class Frame:
     """A train with what its tangent space needs: its left- and its right-orthogonal cores.
 
+    Steinlechner (2016).
+
     Args:
         train: a train of full rank at every bond; the frame keeps it as `base`.
 
@@ -172,13 +174,24 @@ class Tangent:
         return self + -1.0 * other
 
     def inner(self, other: "Tangent") -> Tensor:
-        """The inner product of the two tensors."""
+        """The inner product of the two tensors.
+
+        Args:
+            other: a tangent vector of the same frame.
+
+        Returns:
+            A scalar.
+        """
         return sum(  # type: ignore[return-value]
             (a * b).sum() for a, b in zip(self.deltas, other.deltas)
         )
 
     def norm(self) -> Tensor:
-        """The Frobenius norm of the tensor."""
+        """The Frobenius norm of the tensor.
+
+        Returns:
+            A scalar.
+        """
         return self.inner(self).sqrt()
 
     def train(self) -> TensorTrain:
@@ -219,8 +232,8 @@ def descend(
     space (Steinlechner, 2016).
 
     Args:
-        operator: a linear function of a train, returns measurements.
-        y: what they should be.
+        operator: a linear function of a train, returns measurements, of any shape.
+        y: what they should be, of that shape.
         start: where the descent begins.
         steps: at most so many.
         conjugate: whether the last direction, transported, makes the next one conjugate.
@@ -256,7 +269,7 @@ class Sensing:
 
     Args:
         A: shape (measurements, rows * columns).
-        y: the measurements.
+        y: the measurements, shape (measurements,).
         start: a train of the same ranks to begin with.
     """
 
@@ -352,6 +365,8 @@ def sweep(
     """Renew the cores one after the other, to the right end and back, each in a gauge that makes
     all others isometries.
 
+    As in alternating least squares (Holtz, Rohwedder and Schneider, 2012).
+
     Args:
         train: what is to be improved.
         update: of a train and the index of the core that may change; returns the new core.
@@ -392,9 +407,15 @@ def solve(
 ) -> Callable[[TensorTrain, int], Tensor]:
     """The update of a sweep that minimises the squared residual exactly.
 
+    Alternating least squares (Holtz, Rohwedder and Schneider, 2012).
+
     Args:
-        operator: a linear function of a train.
-        y: what it should give.
+        operator: a linear function of a train, returns measurements, of any shape.
+        y: what it should give, of that shape.
+
+    Returns:
+        A function of a train and the number of a core, which returns the new core,
+        flattened.
     """
 
     def update(train: TensorTrain, k: int) -> Tensor:

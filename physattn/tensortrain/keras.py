@@ -310,8 +310,22 @@ def smoothgrad(
     noise: float = 0.2,
     seed: int = 0,
 ) -> Tensor:
-    """SmoothGrad by tf-keras-vis, not normalised; arguments as for `gradcam` and
-    `physattn.tensortrain.maps.smoothgrad`, with a seed for NumPy."""
+    """SmoothGrad by tf-keras-vis, not normalised.
+
+    Args:
+        twin: a Keras model that gives out logits, from `to_keras`.
+        x: images in torch's layout, shape (n, channels, height, width).
+        target: the class to explain for each image, shape (n,).
+        samples: noisy copies of each image.
+        noise: standard deviation of the noise, relative to the range of the image.
+        seed: for NumPy, which draws it.
+
+    Returns:
+        Maps, shape (n, height, width).
+
+    Raises:
+        ImportError: TensorFlow, Keras or tf-keras-vis is not installed.
+    """
     _keras()
     from tf_keras_vis.saliency import Saliency
 
@@ -350,6 +364,7 @@ def parity(width: float, size: int, images: int, seed: int = 0) -> dict:
         width: of the networks.
         size: of the images.
         images: how many.
+        seed: of everything random.
     """
     out = {"versions": _versions()}
     rng = generator(seed, "parity")

@@ -208,7 +208,22 @@ def gradcam_plus_plus(
     layer: str | None = None,
     batch: int = 64,
 ) -> Tensor:
-    """GradCAM++ (Chattopadhay et al., 2018), normalised as in tf-keras-vis, without the factor exp(score) of each image; arguments as for `gradcam`."""
+    """GradCAM++ (Chattopadhay et al., 2018), normalised as in tf-keras-vis, without the factor exp(score) of each image.
+
+    Args:
+        model: a classifier, (n, channels, height, width) to (n, classes).
+        x: images, shape (n, channels, height, width).
+        target: the class to explain, one for all or one for each image, shape (n,); None
+            for that of the largest logit.
+        layer: name of a module or hook point; None for `last_convolution`.
+        batch: how many images are worked on at once.
+
+    Returns:
+        Maps, not normalised, shape (n, height, width).
+
+    Raises:
+        ValueError: the images or classes do not fit, or the model has no such layer.
+    """
 
     def weigh(A, g):
         below = 2 * g**2 + g**3 * A.sum((2, 3), keepdim=True)
@@ -227,7 +242,22 @@ def layercam(
     layer: str | None = None,
     batch: int = 64,
 ) -> Tensor:
-    """LayerCAM (Jiang et al., 2021); arguments as for `gradcam`."""
+    """LayerCAM (Jiang et al., 2021).
+
+    Args:
+        model: a classifier, (n, channels, height, width) to (n, classes).
+        x: images, shape (n, channels, height, width).
+        target: the class to explain, one for all or one for each image, shape (n,); None
+            for that of the largest logit.
+        layer: name of a module or hook point; None for `last_convolution`.
+        batch: how many images are worked on at once.
+
+    Returns:
+        Maps, not normalised, shape (n, height, width).
+
+    Raises:
+        ValueError: the images or classes do not fit, or the model has no such layer.
+    """
     return _cam(lambda A, g: (F.relu(g) * A).sum(1), model, x, target, layer, batch)
 
 # %% ../../nbs/tensortrain/04_maps.ipynb #59ea29db
@@ -244,8 +274,21 @@ def _input_gradients(model: nn.Module, x: Tensor, target: Tensor, batch: int) ->
 def saliency(
     model: nn.Module, x: Tensor, target: Tensor | int | None = None, batch: int = 64
 ) -> Tensor:
-    """Size of the derivative at each pixel, largest of its channels (Simonyan et al., 2014);
-    arguments and shape as for `gradcam`."""
+    """Size of the derivative at each pixel, largest of its channels (Simonyan et al., 2014).
+
+    Args:
+        model: a classifier, (n, channels, height, width) to (n, classes).
+        x: images, shape (n, channels, height, width).
+        target: the class to explain, one for all or one for each image, shape (n,); None
+            for that of the largest logit.
+        batch: how many images are worked on at once.
+
+    Returns:
+        Maps, not normalised, shape (n, height, width).
+
+    Raises:
+        ValueError: the images or classes do not fit, or the batch is below 1.
+    """
     with _evaluation(model):
         x, target = _prepared(model, x, target, batch)
         return _input_gradients(model, x, target, batch).abs().amax(1)
@@ -254,8 +297,21 @@ def saliency(
 def input_x_gradient(
     model: nn.Module, x: Tensor, target: Tensor | int | None = None, batch: int = 64
 ) -> Tensor:
-    """Pixel times derivative, signed, added over channels (Shrikumar et al., 2016); arguments
-    and shape as for `gradcam`."""
+    """Pixel times derivative, signed, added over channels (Shrikumar et al., 2016).
+
+    Args:
+        model: a classifier, (n, channels, height, width) to (n, classes).
+        x: images, shape (n, channels, height, width).
+        target: the class to explain, one for all or one for each image, shape (n,); None
+            for that of the largest logit.
+        batch: how many images are worked on at once.
+
+    Returns:
+        Maps, not normalised, shape (n, height, width).
+
+    Raises:
+        ValueError: the images or classes do not fit, or the batch is below 1.
+    """
     with _evaluation(model):
         x, target = _prepared(model, x, target, batch)
         return (x * _input_gradients(model, x, target, batch)).sum(1)
@@ -330,8 +386,14 @@ def integrated_gradients(
     Captum's Gauss-Legendre rule, signed and added over channels.
 
     Args:
-        model: as for `gradcam`, and so are x, target and batch.
+        model: a classifier, (n, channels, height, width) to (n, classes).
+        x: images, shape (n, channels, height, width).
+        target: as for `gradcam`.
         steps: points on the straight line.
+        batch: how many images are worked on at once.
+
+    Returns:
+        Maps, not normalised, shape (n, height, width).
 
     Raises:
         ImportError: if Captum is not installed.

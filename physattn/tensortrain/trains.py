@@ -69,7 +69,7 @@ class TensorTrain:
     Operations are differentiable and leave their arguments as they are.
 
     Args:
-        cores: the d cores.
+        cores: the d cores, of the shapes above.
 
     Raises:
         ValueError: if the cores are not a train.
@@ -126,7 +126,14 @@ class TensorTrain:
         return out.reshape(math.prod(m), math.prod(n))
 
     def inner(self, other: "TensorTrain") -> Tensor:
-        """The sum over all entries of self times other, in d (r^2 s + r s^2) n steps."""
+        """The sum over all entries of self times other, in d (r^2 s + r s^2) n steps.
+
+        Args:
+            other: a train of the same shape.
+
+        Returns:
+            A scalar.
+        """
         between = self.cores[0].new_ones(1, 1)
         for a, b in zip(self._vector(), other._vector(), strict=True):
             ket = torch.tensordot(between, b, 1)
@@ -135,7 +142,11 @@ class TensorTrain:
 
     def norm(self) -> Tensor:
         """The Frobenius norm, from the centre of an orthogonal form, so that it loses no
-        digits."""
+        digits.
+
+        Returns:
+            A scalar.
+        """
         return self.orthogonalized(0).cores[0].norm()
 
     def orthogonalized(self, center: int = 0) -> "TensorTrain":
@@ -153,9 +164,17 @@ class TensorTrain:
     ) -> "TensorTrain":
         """The train recompressed by singular values, without the full tensor.
 
+        Oseledets (2011), algorithm 2.
+
         Args:
             ranks: upper bounds, see `check_ranks`.
             eps: allowed relative error in the Frobenius norm.
+
+        Returns:
+            A train of the same shape with smaller bonds.
+
+        Raises:
+            ValueError: the ranks do not fit, or eps is negative.
         """
         sizes = [c[0, ..., 0].numel() for c in self.cores]
         most = check_ranks(ranks, sizes)
@@ -168,7 +187,11 @@ class TensorTrain:
         return self._like(cores)
 
     def singular_values(self) -> list[Tensor]:
-        """The singular values of the d - 1 unfoldings, largest first."""
+        """The singular values of the d - 1 unfoldings, largest first.
+
+        Returns:
+            A tensor of shape (r_k,) for each of the d - 1 inner bonds.
+        """
         cores, out = self.orthogonalized(0)._vector(), []
         for k in range(len(cores) - 1):
             cores[k : k + 2] = _push_right(cores[k], cores[k + 1])
@@ -177,7 +200,11 @@ class TensorTrain:
         return out
 
     def entropies(self) -> Tensor:
-        """The entanglement entropy at each inner bond, in nats, of the normalised tensor."""
+        """The entanglement entropy at each inner bond, in nats, of the normalised tensor.
+
+        Returns:
+            Shape (d - 1,).
+        """
         p = [s.square() / s.square().sum() for s in self.singular_values()]
         return torch.stack([torch.special.entr(q).sum() for q in p])
 
@@ -289,6 +316,8 @@ def tt_matrix(
     eps: float | None = None,
 ) -> TensorTrain:
     """A matrix as a matrix product operator by TT-SVD of its paired indices.
+
+    Novikov et al. (2015).
 
     Args:
         W: shape (prod out_factors, prod in_factors).

@@ -115,6 +115,8 @@ def _codes(s: Tensor) -> Tensor:
 class TransverseFieldIsing(Hamiltonian):
     """The Ising chain in a transverse field, H = -J sum Z Z - g sum X, solved by free fermions at any length.
 
+    Lieb, Schultz and Mattis (1961); Pfeuty (1970).
+
     Args:
         n_sites: number of spins.
         J: coupling of neighbours; ferromagnetic if positive.
@@ -137,11 +139,27 @@ class TransverseFieldIsing(Hamiltonian):
         self.flips = torch.eye(n_sites, dtype=torch.bool)
 
     def diagonal(self, s: Tensor) -> Tensor:
+        """-J times the sum of Z Z over the bonds.
+
+        Args:
+            s: bits, shape (..., n).
+
+        Returns:
+            float64, shape (...).
+        """
         z = 1 - 2 * s.double()
         bonds = (z[..., 1:] * z[..., :-1]).sum(-1)
         return -self.J * (bonds + z[..., 0] * z[..., -1] if self.periodic else bonds)
 
     def elements(self, s: Tensor) -> Tensor:
+        """-g for every flip.
+
+        Args:
+            s: bits, shape (..., n).
+
+        Returns:
+            float64, shape (..., flips).
+        """
         return torch.full(s.shape, -self.g, dtype=torch.float64)
 
     def exact_energy(self) -> float:
@@ -237,9 +255,25 @@ class HaldaneShastry(Hamiltonian):
         return (s[..., i] != s[..., j]).double()
 
     def diagonal(self, s: Tensor) -> Tensor:
+        """The sum of Z Z/d^2 over pairs.
+
+        Args:
+            s: bits, shape (..., n).
+
+        Returns:
+            float64, shape (...).
+        """
         return self.couplings.sum() - 2 * self._opposite(s) @ self.couplings
 
     def elements(self, s: Tensor) -> Tensor:
+        """The coupling for pairs of opposite spins, 0 for others.
+
+        Args:
+            s: bits, shape (..., n).
+
+        Returns:
+            float64, shape (..., flips).
+        """
         return self.exchange * self.couplings * self._opposite(s)
 
     def exact_energy(self) -> float:

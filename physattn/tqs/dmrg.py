@@ -151,7 +151,17 @@ class MatrixProductGroundState:
         return self.energy - extrapolated(self.energies)
 
     def expectation(self, *operators: list[np.ndarray]) -> float:
-        """Expectation of a product of matrix-product operators, as `matrix_product` makes them."""
+        """Expectation of a product of matrix-product operators, as `matrix_product` makes them.
+
+        Args:
+            *operators: tensors of one operator each, multiplied in this order.
+
+        Returns:
+            The expectation value.
+
+        Raises:
+            ImportError: quimb is not installed.
+        """
         qtn = _quimb()
         layers = [qtn.MatrixProductOperator(W, shape="lrud") for W in operators]
         return float(qtn.expec_TN_1D(self.state.H, *layers, self.state))
@@ -178,6 +188,9 @@ class MatrixProductGroundState:
 
         Args:
             order: Renyi order, positive.
+
+        Returns:
+            Shape (n - 1,).
         """
         state, where = self.state.copy(), {}
         cuts = range(1, self.hamiltonian.n_sites)
@@ -236,7 +249,7 @@ def effective_central_charge(
     equation eq-ring-entropy).
 
     Args:
-        entropies: of the first 1, ..., n - 1 sites, in nats.
+        entropies: of the first 1, ..., n - 1 sites, in nats, shape (n - 1,).
         order: their Renyi order.
         shortest: blocks below so many sites, and complements likewise, are left out.
     """
@@ -267,6 +280,7 @@ def rings_and_chains(
         rings: lengths of Haldane-Shastry rings, modified and not.
         bond_dimensions: of the stages.
         variance: largest length whose variance is measured.
+        seed: of everything random.
     """
     chains = [("ising", TransverseFieldIsing(n)) for n in ising]
     chains += [("mhs", ModifiedHaldaneShastry(n)) for n in rings]

@@ -25,11 +25,14 @@ from .vmc import VMC, log_wave_function
 def orbit_mean(ratio: Tensor) -> Tensor:
     """What an involution is worth on average over a configuration and its image.
 
+    A Rao-Blackwell estimate (Casella and Robert, 1996).
+
     Args:
         ratio: psi(us)/psi(s) at samples s from |psi|^2, real or complex, any shape.
 
     Returns:
-        2 Re(r)/(1 + |r|^2), real, between -1 and 1; its mean is that of Re(r), and its
+        2 Re(r)/(1 + |r|^2), of the same shape, real, between -1 and 1; its mean is that of
+        Re(r), and its
         variance is never larger.
     """
     return 2 * ratio.real / (1 + ratio.abs().square())

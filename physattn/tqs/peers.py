@@ -29,6 +29,8 @@ from .vmc import RECIPE, VMC, exact_energy_of
 class Peer:
     """A state of NetKet and how it is trained.
 
+    A Boltzmann machine is that of Carleo and Troyer (2017).
+
     Args:
         model: class in `netket.models`.
         options: its arguments.
@@ -263,6 +265,11 @@ def peers(
         chains: pairs of a length and of the decoder's steps, which set the budget.
         seeds: how many runs of the decoder, and at most of a peer.
         samples: for the measurement.
+        seed: of everything random.
+        folder: where checkpoints go, or None.
+
+    Raises:
+        ImportError: NetKet is not installed.
     """
     nk, out = _netket(), {}
     threads = torch.get_num_threads()

@@ -88,7 +88,15 @@ class Annealed(MinSR):
 
     def propose(self, s: Tensor, energy: Tensor) -> float:
         """Find the next direction, of the free energy, from samples and their local
-        energies."""
+        energies.
+
+        Args:
+            s: samples of this process, bits, shape (samples, n).
+            energy: local energies of all processes, shape (samples,).
+
+        Returns:
+            See `MinSR.propose`.
+        """
         cooled = (self.step - self.hold) / self.cooling
         T = self.temperature * (1 - min(max(cooled, 0.0), 1.0)) ** 2
         if T > 0:
@@ -183,6 +191,8 @@ def rings(
         signs: steps of Haldane and Shastry's ring, with phases, with and without the mask.
         cold: likewise of one run without a temperature, phases near zero at the start.
         grown: pairs of length and steps of the growth to a longer ring, none if empty.
+        seed: of everything random.
+        folder: where checkpoints go, or None.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

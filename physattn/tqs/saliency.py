@@ -138,12 +138,13 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Jensen-Shannon divergence of distributions (Lin, 1991), in nats, between 0 and ln 2.
 
     Args:
-        log_p: logarithms of probabilities, which add up to one along the last axis; minus
+        log_p: logarithms of probabilities, shape (..., outcomes), which add up to one along
+            the last axis; minus
             infinity is allowed.
         log_q: likewise.
 
     Returns:
-        float64, of their shape without the last axis.
+        float64, shape (...).
     """
     log_p, log_q = log_p.double(), log_q.double()
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
@@ -307,6 +308,8 @@ def integrated_attention(
 ) -> Tensor:
     """A o int_0^1 ReLU(dl_i/dA)(alpha A) dalpha for all attention weights A of all layers,
     scaled together.
+
+    Hao et al. (2021), with the ReLU of Barkan et al. (2021).
 
     Args:
         decoder: the wave function; phases are not looked at.
@@ -522,6 +525,7 @@ def locality(
         steps: of natural gradients on a ring.
         lessons: of Adam on the text.
         samples: configurations over which maps are averaged.
+        seed: of everything random.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -48,6 +48,8 @@ def words(lengths: tuple, samples: int, seed: int = 0, folder: Path | None = Non
     Args:
         lengths: triples of number of spins, steps, and number of seeds.
         samples: drawn in each step.
+        seed: of everything random.
+        folder: where checkpoints go, or None.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
