@@ -5,7 +5,7 @@ BIN := .venv/bin/
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export JOBS SOLUTIONS
 
-.PHONY: book html slides handouts pdf test serve lab bench clean
+.PHONY: book html slides handouts pdf test dist serve lab bench clean
 
 # The book, then its pages opened in a headless browser (skipped where there is none), unless that was done with the same pages.
 OPENED := tests/test_book.py tests/test_book_reader.py tests/test_teaching.py
@@ -38,6 +38,10 @@ test: .venv/ready
 	$(BIN)ruff check -q && $(BIN)ruff format -q --check
 	OMP_NUM_THREADS=1 $(BIN)nbdev_test --n_workers $(JOBS)
 	$(BIN)pytest -q tests
+
+# Wheel and sdist, installed into a fresh environment; every extra is looked up, one by one. Needs a network.
+dist: .venv/ready
+	$(BIN)pytest -q --slow -m slow tests/test_package.py
 
 serve: html
 	@echo "http://localhost:8000"

@@ -213,33 +213,35 @@ def test_mypy_finds_nothing():
 # --- the whole way, with a network
 
 
-def python_of(folder):
+@pytest.fixture(scope="module")
+def fresh(wheel, tmp_path_factory):
+    "An environment with nothing but the wheel and what that needs."
+    folder = tmp_path_factory.mktemp("fresh") / "env"
     venv.create(folder, with_pip=True)
-    return folder / "bin" / "python"
+    install = [folder / "bin/python", "-m", "pip", "install", "-q", str(wheel)]
+    subprocess.run(install, check=True)
+    return folder
 
 
-@pytest.mark.slow  # installs torch into a fresh environment: minutes, and a network
-def test_a_fresh_environment(wheel, tmp_path):
-    python = python_of(tmp_path / "env")
-    torch = ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
-    subprocess.run([python, "-m", "pip", "install", "-q", *torch, str(wheel)], check=True)
+@pytest.mark.slow  # installs torch into a fresh environment: a network; make dist
+def test_a_fresh_environment(fresh, tmp_path):
     here = dict(cwd=tmp_path, capture_output=True, text=True)
-    done = subprocess.run([tmp_path / "env/bin/physattn", "reproduce", "--list"], **here)
+    where = [fresh / "bin/python", "-c", "import physattn; print(physattn.__file__)"]
+    assert subprocess.run(where, **here).stdout.startswith(str(fresh / "lib"))
+    command = fresh / "bin/physattn"
+    done = subprocess.run([command, "reproduce", "--list"], **here)
     assert done.returncode == 0 and "recorded: " in done.stdout, done.stderr
-    words = ["sho", "train", "spring"]
-    done = subprocess.run([tmp_path / "env/bin/physattn", *words], **here)
+    done = subprocess.run([command, "sho", "train", "spring"], **here)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow  # asks the registry for every extra: a network
+@pytest.mark.slow  # asks the registry for every extra: a network; make dist
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_an_extra_can_be_installed(wheel, tmp_path, extra):
+def test_an_extra_can_be_installed(wheel, fresh, tmp_path, extra):
     "What it asks for exists in versions that fit each other and this Python."
-    python = python_of(tmp_path / "env")
     words = ["install", "-q", "--dry-run", "--report", str(tmp_path / "report.json")]
-    done = subprocess.run(
-        [python, "-m", "pip", *words, f"{wheel}[{extra}]"], capture_output=True, text=True
-    )
+    pip = [fresh / "bin/python", "-m", "pip", *words, f"{wheel}[{extra}]"]
+    done = subprocess.run(pip, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     chosen = json.loads((tmp_path / "report.json").read_text())["install"]
     names = {one["metadata"]["name"].lower().replace("_", "-") for one in chosen}
