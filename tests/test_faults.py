@@ -137,7 +137,8 @@ def one_sentence(code, err, *said):
 
 DECODER = "train-decoder -d 4 --grow 4 --checkpoint-every 0 --out run".split()
 SAMPLE = "slmc sample MODEL --out run --checkpoint-every 0 --seed 5".split()
-TRAIN = "slmc train -L 2 -T 0.5 --chains 8 --out run".split()
+TRAIN = "slmc train -L 2 --chains 8 --checkpoint-every 0 --out run".split()
+TRAINED = ("run/model.safetensors", "run/linear.safetensors", "run/quality.json")
 
 #: By name: the command, the sizes of the fast and of the slow test, the file whose presence
 #: asks for `--resume`, and what it leaves.
@@ -157,11 +158,25 @@ COMMANDS = {
         ("run/observables.json",),
     ),
     "slmc train": (
-        TRAIN,
+        [*TRAIN, *"-T 0.5 -b ca".split()],
         "--samples 64 --tries 1",
-        "--samples 256 --tries 2",
+        "--samples 512 --tries 3",
+        "run/params.json",
+        TRAINED,
+    ),
+    "slmc train, adamw": (
+        [*TRAIN, *"-T 0.5 --method adamw".split()],
         None,
-        ("run/model.safetensors", "run/linear.safetensors", "run/quality.json"),
+        "--samples 256 --tries 1",
+        "run/params.json",
+        TRAINED,
+    ),
+    "slmc train, by cooling": (
+        [*TRAIN, *"-T 0.2 --self-learn".split()],
+        "--samples 64",
+        "--samples 512 -b ca",
+        "run/params.json",
+        TRAINED,
     ),
     "sho train": (
         "sho train run/spring --gamma 0.1 --recipe adamw".split(),
@@ -216,10 +231,9 @@ def killed_and_resumed(kitchen, name, size, model, folder, kills):
     took, rng, met = time.monotonic() - start, random.Random(name), 0
     for _ in range(kills):
         again = begun is not None and (folder / "killed" / begun).exists()
-        moment = (
-            rng.uniform(0, min(took, 5.0)),
-            rng.choice([signal.SIGKILL, signal.SIGTERM]),
-        )
+        # Later ones would find a run that is done: what was computed before is kept.
+        when = rng.uniform(0, 2 * took / kills)
+        moment = when, rng.choice([signal.SIGKILL, signal.SIGTERM])
         kill = words + ["--resume"] * again
         code, err = kitchen.run(folder / "killed", kill, moment)
         assert code in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM), err
@@ -259,6 +273,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(model, tmp_path, name):
     [
         ("train-decoder -s 6 -d 4 --samples 8 --steps 2000 --out run", "run/grow-6"),
         ("slmc sample MODEL --steps 20000 --chains 8 --out run", "run/checkpoint"),
+        ("slmc train -L 2 --samples 80000 --chains 8 --out run", "run/checkpoint-data"),
         ("sho train run/spring --recipe cosine", "run/spring.checkpoint.safetensors"),
     ],
 )
