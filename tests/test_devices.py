@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from physattn.cli import main
+from physattn.foundations.files import load_tensors
 from physattn.foundations.runs import generator, seeded, usable
 from physattn.scale import WORKS
 from physattn.tensortrain import networks
@@ -62,20 +63,31 @@ class Generator(torch.Generator):
         cls.places[made._cdata] = torch.device(device).type
         return made
 
+    def turned(self, state):
+        "States of different devices do not fit."
+        return state.flip(0) if self.places[self._cdata] == HERE else state
+
+    def get_state(self):
+        return self.turned(super().get_state())
+
+    def set_state(self, state):
+        return super().set_state(self.turned(state))
+
 
 class Device(TorchDispatchMode):
     "Computes for pretended tensors, as strictly as a graphics processor."
 
-    #: Of the global generator there.
-    state = torch.Generator().manual_seed(1).get_state()
+    chance = Generator(HERE)
 
     @classmethod
     def get_rng_state(cls, device):
-        return cls.state
+        assert torch.device(device).type == HERE
+        return cls.chance.get_state()
 
     @classmethod
     def set_rng_state(cls, state, device):
-        cls.state = state
+        assert torch.device(device).type == HERE
+        cls.chance.set_state(state)
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         return self.computed(op, args, kwargs or {})
@@ -112,9 +124,9 @@ class Device(TorchDispatchMode):
     @contextmanager
     def _own_chance(cls):
         before = torch.get_rng_state()
-        torch.set_rng_state(cls.state)
+        torch.set_rng_state(cls.chance.get_state().flip(0))
         yield
-        cls.state = torch.get_rng_state()
+        cls.chance.set_state(torch.get_rng_state().flip(0))
         torch.set_rng_state(before)
 
 
@@ -183,11 +195,12 @@ def test_chance_has_a_stream_on_each_device(device):
         with seeded(seed, "x", device=place):
             return torch.rand(5, device=place).cpu(), torch.rand(5)
 
-    before = torch.rand(2, device=device).cpu()
+    there = torch.get_device_module(device)
+    before = there.get_rng_state(device)
     (a, b), (c, d) = drawn(device), drawn(device)
     assert torch.equal(a, c) and torch.equal(b, d) and torch.equal(b, drawn("cpu")[0])
     assert not torch.equal(a, drawn(device, 4)[0])
-    assert not torch.equal(before, torch.rand(2, device=device).cpu())
+    assert torch.equal(before, there.get_rng_state(device))
 
 
 # --- variational Monte Carlo
@@ -287,7 +300,7 @@ def test_a_network_is_trained_there_and_resumes(device, head, tmp_path, monkeypa
 
 # --- the commands
 
-DECODER = "train-decoder -s 4 -d 4 --samples 8 --steps 4 --out run".split()
+DECODER = "train-decoder -s 6 -d 4 --grow 4 --samples 8 --steps 4 --out run".split()
 NETWORK = (
     "tensortrain train net --data gratings --size 16 --width 0.25"
     " --images 32 --test-images 16 --batch 16 --epochs 1"
@@ -310,9 +323,16 @@ def shell(monkeypatch, capsys, tmp_path):
     return run
 
 
-def test_a_run_resumes_where_it_began(device, shell, tmp_path):
-    there = ["--device", device]
+def test_a_run_resumes_where_it_began(device, shell, tmp_path, monkeypatch):
+    there, fit = ["--device", device], networks.train
+
+    def seen(model, *given, **options):
+        assert next(model.parameters()).device.type == device
+        return fit(model, *given, **options)
+
+    monkeypatch.setattr(networks, "train", seen)
     assert shell(*DECODER, *there)[0] == 0
+    assert load_tensors(tmp_path / "run/grow-6")[1]["of"].endswith(f", on {device}")
     assert shell(*DECODER, "--resume", *there)[0] == 0
     assert SpinDecoder.load(tmp_path / "run/decoder").W_E.device.type == "cpu"
     code, _, err = shell(*DECODER, "--resume", "--device", "cpu")
