@@ -133,18 +133,6 @@ def test_costs_are_complete():
     assert (action[:, 1] > 2 * action[:, 0]).all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
-@pytest.mark.parametrize("name", [k for k, w in WORKS.items() if w.moves])
-def test_a_graphics_processor_finds_the_same(name):
-    work = WORKS[name]
-    size = SIZES[work.size][0]
-    ours, theirs = (work.make(size, device)() for device in ("cpu", "cuda"))
-    assert theirs.device.type == "cuda" and theirs.shape == ours.shape
-    if name != "sampling":  # whose random numbers are others
-        assert torch.allclose(theirs.cpu(), ours, rtol=1e-3, atol=1e-5)
-    assert peak_bytes(work.make(size, "cuda"), "cuda") > 0
-
-
 def test_a_device_that_an_experiment_cannot_use_is_refused():
     with pytest.raises(ValueError, match="'meta' is not for tqs/ising"):
         reproduce("tqs/ising", device="meta")
