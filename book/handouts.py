@@ -21,6 +21,7 @@ MODULE = {'pillow': 'PIL', 'tensorflow-cpu': 'tensorflow'}
 NOT_FOR_STUDENTS = {'bench', 'dev', 'book', 'genomics'}
 LABEL = re.compile(r'^\(([\w:-]+)\)=[ \t]*\n', flags=re.M)
 MATH = re.compile(r'^```\{math\}\n:label: *(\S+)\n(.*?)^```$|^\$\$(?!\s*\$)((?:(?!\$\$).)*?)\$\$ *\((eq-[\w-]+)\)', flags=re.S | re.M)
+TABLE = re.compile(r'^```\{list-table\} *(.*)\n:name: *(\S+)\n(?::.*\n)*\n((?:(?!```).*\n)*)```$', flags=re.M)
 ROLE = re.compile(r'\{([\w:]+)\}`([^`]+)`')
 
 def pages():
@@ -37,6 +38,7 @@ def titles():
         found |= {m[1]: (page, m[2]) for m in re.finditer(r'^\(([\w:-]+)\)=\s+#+ (.+)$', text, flags=re.M)}
         found |= {option(m[4], 'label'): (page, m[3].strip()) for m in BLOCK.finditer(text) if m[2] == 'exercise'}
         found |= {m[1] or m[4]: (page, None) for m in MATH.finditer(text)}
+        found |= {m[2]: (page, None) for m in TABLE.finditer(text)}
         found |= {f['name']: (page, None) for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'code' and (f := figure(split(c.source)[0]))}
     return found
 
@@ -73,7 +75,8 @@ class Translation:
         text = '\n\n'.join(c.source for c in cells if c.cell_type == 'markdown') + '\n'
         equations = [m[1] or m[4] for m in MATH.finditer(text)]
         figures = [f['name'] for c in cells if c.cell_type == 'code' and (f := figure(split(c.source)[0]))]
-        self.number = {label: i for labels in (equations, figures) for i, label in enumerate(labels, 1)}
+        tables = [m[2] for m in TABLE.finditer(text)]
+        self.number = {label: i for labels in (equations, figures, tables) for i, label in enumerate(labels, 1)}
         self.exercises = 0
 
     def link(self, target, text=None):
@@ -95,7 +98,9 @@ class Translation:
         if kind == 'doc':
             return self.link(os.path.normpath(os.path.join('' if target[0] == '/' else os.path.dirname(self.page), target.lstrip('/'))), text)
         if kind == 'eq': return f'({self.number[target]})' if target in self.number else f'of {self.link(target)}'
-        if kind == 'numref': return f'Figure {self.number[target]}' if target in self.number else f'a figure of {self.link(target)}'
+        if kind == 'numref':
+            what = 'Table' if target.startswith('tab-') else 'Figure'
+            return f'{what} {self.number[target]}' if target in self.number else f'a {what.lower()} of {self.link(target)}'
         return self.link(target, text) if kind == 'ref' else f'`{content}`'
 
     def block(self, match):
@@ -103,8 +108,15 @@ class Translation:
         level = levels().get(option(match[4], 'label'))
         return f'### Exercise {self.exercises}: {match[3].strip()}' + (f' {mark(level)}' if level else '') + f'\n\n{match[5].strip()}\n'
 
+    def table(self, match):
+        rows = [re.split(r'\n  - ', row.strip()) for row in re.split(r'^\* - ', match[3], flags=re.M)[1:]]
+        lines = ['| ' + ' | '.join(' '.join(cell.split()) for cell in row) + ' |' for row in rows]
+        lines.insert(1, '|' + '---|'*len(rows[0]))
+        return f'**Table {self.number[match[2]]}.** {match[1]}\n\n' + '\n'.join(lines)
+
     def __call__(self, text):
         text = LABEL.sub('', text + '\n')
+        text = TABLE.sub(self.table, text)
         text = re.sub(r'^```\{raw\} html\n(.*?)^```$', r'\1', text, flags=re.S | re.M)
         text = re.sub(r'<div class="physattn-play".*?</div>', f'*Here the book has [a figure to play with]({online(self.page)}).*', text, flags=re.S)
         text = BLOCK.sub(self.block, text)

@@ -1,7 +1,14 @@
+import functools
+import http.server
 import os
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -25,3 +32,35 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="session")
+def site():
+    "The address of the built book."
+    serve = functools.partial(Quiet, directory=str(ROOT / "book/_build/html"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    "One for all tests: Playwright does not start twice in a process."
+    pytest.importorskip("playwright")
+    from playwright.sync_api import sync_playwright
+
+    sys.path.insert(0, str(ROOT / "book"))
+    from browser import FLAGS, installed
+
+    with sync_playwright() as playwright:
+        if not (path := installed(playwright)):
+            pytest.skip("no Chromium on this machine")
+        chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield chromium
+        chromium.close()

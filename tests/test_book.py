@@ -2,14 +2,11 @@
 
 import ast
 import functools
-import http.server
 import inspect
 import json
 import re
-import shutil
 import subprocess
 import sys
-import threading
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -112,7 +109,7 @@ def test_labels_are_unique():
 
 
 def test_references_lead_somewhere():
-    known = {label for path in TEXTS for label in labels(path)}
+    known = {"genindex", *(label for path in TEXTS for label in labels(path))}
     for path in TEXTS:
         text = "\n".join(c.source for c in cells(path))
         for title in re.findall(r"\{+(?:ref|numref|eq)\}+`([^`{]+)`", text):
@@ -441,49 +438,8 @@ PAGES = (
     if (HTML / "index.html").exists()
     else []
 )
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 built = pytest.mark.skipif(not PAGES, reason="the book is not built: make book")
 each_page = pytest.mark.parametrize("page", PAGES or ["index.html"])
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="session")
-def site():
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(HTML))
-    ) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 class Visit:

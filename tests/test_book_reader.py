@@ -9,19 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_book import (  # noqa: F401 (browser and site are fixtures)
+from test_book import (
     HTML,
     NOTEBOOKS,
     PAGES,
     ROOT,
     Visit,
-    browser,
     built,
-    cells,
+    contrast,
     each_page,
     markdown,
     pages_that_play,
-    site,
 )
 
 # --- the sources
@@ -165,7 +163,7 @@ def test_every_entry_of_the_bibliography_is_a_link():
 
 @pytest.mark.browser
 @built
-def test_attention_plays_without_a_kernel(browser, site):  # noqa: F811
+def test_attention_plays_without_a_kernel(browser, site):
     for page in pages_that_play("attention"):
         with Visit(browser, site, page) as visit:
             figure = visit.tab.locator("[data-play=attention]")
@@ -179,7 +177,7 @@ def test_attention_plays_without_a_kernel(browser, site):  # noqa: F811
 
 @pytest.mark.browser
 @built
-def test_paper_is_light(browser, site):  # noqa: F811
+def test_paper_is_light(browser, site):
     with Visit(browser, site, "sho/index.html", theme="dark") as visit:
         visit.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
         visit.tab.emulate_media(media="print")
@@ -188,18 +186,6 @@ def test_paper_is_light(browser, site):  # noqa: F811
             assert not visit.tab.locator(part).first.is_visible(), part
         visit.tab.evaluate("dispatchEvent(new Event('afterprint'))")
         assert visit.tab.evaluate("document.documentElement.dataset.theme") == "dark"
-
-
-def contrast(foreground, background):
-    def luminance(colour):
-        rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        return sum(
-            w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
-            for w, c in zip((0.2126, 0.7152, 0.0722), rgb)
-        )
-
-    low, high = sorted((luminance(foreground), luminance(background)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.browser
@@ -249,7 +235,7 @@ def axe():
 @pytest.mark.browser
 @built
 @each_page
-def test_axe_finds_nothing_of_ours(browser, site, axe, page):  # noqa: F811
+def test_axe_finds_nothing_of_ours(browser, site, axe, page):
     theme = ("light", "dark")[PAGES.index(page) % 2]
     with Visit(browser, site, page, theme) as visit:
         visit.tab.evaluate(SIMPLIFY)

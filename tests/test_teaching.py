@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import nbformat
@@ -123,7 +124,9 @@ def test_a_handout_speaks_plain_markdown(page):
     odd = r"\{[\w:]+\}`|^```\{|^\([\w-]+\)=|<div|^:label:|\$\$ *\(eq-"
     assert not re.findall(odd, text, flags=re.M)
     for link in re.findall(r"\]\(([^)\s:]+\.ipynb)\)", text):
-        assert os.path.normpath(f"{os.path.dirname(page)}/{link[:-6]}") in PAGES, link
+        assert os.path.normpath(os.path.join(os.path.dirname(page), link[:-6])) in PAGES, (
+            link
+        )
     assert text.count("$$") % 2 == 0
 
 
@@ -324,20 +327,6 @@ def test_a_deck_has_every_figure_summary_and_exercise_of_its_pages_and_no_soluti
         assert not any("Show the solution" in s["body"] for s in made)
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    pytest.importorskip("playwright")
-    import browser
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        if not (path := browser.installed(playwright)):
-            pytest.skip("no Chromium on this machine")
-        found = playwright.chromium.launch(executable_path=path, args=list(browser.FLAGS))
-        yield found
-        found.close()
-
-
 def opened(browser, path, width, theme="light"):
     "A deck in a tab, when it is ready, and what it complained about or asked others for."
     tab = browser.new_context(
@@ -368,8 +357,8 @@ FULL = """() => [...document.querySelectorAll('.slide .content')].map((c, i) => 
 @pytest.mark.browser
 @pytest.mark.skipif(not DECKS, reason="there are no slides: make slides")
 @pytest.mark.parametrize("deck", DECKS, ids=lambda p: p.stem)
-def test_a_deck_needs_nobody_and_nothing_is_cut_off(chromium, deck):
-    tab, trouble = opened(chromium, deck, 1280, "dark")
+def test_a_deck_needs_nobody_and_nothing_is_cut_off(browser, deck):
+    tab, trouble = opened(browser, deck, 1280, "dark")
     assert not trouble and tab.evaluate(FULL) == []
     assert tab.locator("mjx-merror, [data-mjx-error]").count() == 0
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
@@ -381,9 +370,9 @@ def test_a_deck_needs_nobody_and_nothing_is_cut_off(chromium, deck):
 
 @pytest.mark.browser
 @pytest.mark.skipif(not DECKS, reason="there are no slides: make slides")
-def test_a_deck_obeys_the_keyboard_and_fits_a_phone(chromium):
+def test_a_deck_obeys_the_keyboard_and_fits_a_phone(browser):
     deck = next(d for d in DECKS if d.stem == "foundations")
-    tab, _ = opened(chromium, deck, 1280)
+    tab, _ = opened(browser, deck, 1280)
 
     def shown():
         return tab.evaluate(
@@ -404,7 +393,7 @@ def test_a_deck_obeys_the_keyboard_and_fits_a_phone(chromium):
     tab.locator("dialog li.lesson a").first.click()
     assert shown() == [2] and not tab.locator("dialog").is_visible()
     tab.context.close()
-    tab, _ = opened(chromium, deck, 390)
+    tab, _ = opened(browser, deck, 390)
     assert len(shown()) == tab.locator(".slide").count()
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     tab.context.close()
@@ -432,13 +421,14 @@ def test_links_on_paper_lead_to_places_on_paper():
 
 @built
 @pytest.mark.slow  # typesets and prints a chapter
-def test_the_contents_on_paper_give_the_right_pages(chromium, monkeypatch, tmp_path):
+def test_the_contents_on_paper_give_the_right_pages(browser, monkeypatch, tmp_path):
     import pdf
     from pypdf import PdfReader
 
     monkeypatch.setattr(pdf, "OUT", tmp_path)
     monkeypatch.setattr(pdf, "ROOT", tmp_path)
     monkeypatch.setattr(pdf, "chapters", dict)
+    monkeypatch.setattr(pdf, "chromium", lambda: nullcontext(browser))
     pdf.main(["foundations"])
     paper = PdfReader(tmp_path / "physattn-foundations.pdf")
     text = [" ".join(p.extract_text().split()) for p in paper.pages]

@@ -90,7 +90,7 @@ def minutes(seconds):
     "A time as people say it."
     if seconds < 90: return f'{max(1, round(seconds))} s'
     if seconds < 5400: return f'{round(seconds/60)} min'
-    return f'{seconds/3600:.1f} h'
+    return f'{seconds/3600:.{int(seconds < 36000)}f} h'
 
 def pages_of(env, docname):
     "The pages that an index page stands for: those of its folder, or of the whole book."

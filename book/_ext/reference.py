@@ -28,7 +28,7 @@ def plain_signature(app, what, name, obj, options, signature, returns):
     if not signature or 'Annotated[' not in signature: return None
     hints, found = get_type_hints(obj), inspect.signature(obj)
     params = [p.replace(annotation=hints.get(n, p.empty)) for n, p in found.parameters.items()]
-    return stringify_signature(found.replace(parameters=params), unqualified_typehints=True), returns
+    return stringify_signature(found.replace(parameters=params, return_annotation=inspect.Signature.empty), unqualified_typehints=True), returns
 
 def api(module):
     "The reference of one module, which autodoc writes."

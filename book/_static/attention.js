@@ -47,7 +47,7 @@ ${ROOT} dd{margin:0;font-variant-numeric:tabular-nums}`;
 
   // The temperature is logarithmic: value = 10 ** position.
   const SLIDERS = [
-    ["temperature", "temperature", -1.7, 1, 0.01, -0.5, v => (10 ** v).toPrecision(2)],
+    ["temperature", "temperature", -3, 1, 0.01, -0.5, v => (10 ** v).toPrecision(2)],
     ["degrees", "direction of the query", -180, 180, 1, 25, v => `${v}°`],
     ["price", "price of distance", 0, 0.5, 0.01, 0, v => v.toFixed(2)],
   ];

@@ -103,7 +103,7 @@ def train(
         str, typer.Option("--device", help="Torch device, for instance `cuda`.")
     ] = "cpu",
     overwrite: _Overwrite = False,
-):
+) -> None:
     """Train a network and write its weights.
 
     Without a download: `physattn tensortrain train runs/gratings --data gratings --size 16 --width 0.25 --images 2000`.
@@ -195,7 +195,7 @@ def compress(
         int, typer.Option("--images", help="Training images that the layer is shown.")
     ] = 10_000,
     overwrite: _Overwrite = False,
-):
+) -> None:
     """Turn the dense head of a trained network into a tensor train, without training.
 
     `physattn tensortrain compress runs/small --model runs/dense --rank 8`
@@ -272,7 +272,7 @@ def explain(
     resize: Annotated[
         bool, typer.Option("--resize", help="Cut out the middle and scale it to fit.")
     ] = False,
-):
+) -> None:
     """Draw what a network looks at in an image, and write it as a PNG.
 
     `physattn tensortrain explain frog.png --model runs/tt --class frog --resize`
