@@ -484,7 +484,7 @@ def grow(
 
 # %% ../../nbs/tqs/04_vmc.ipynb #186887cc
 #: The decoder of the shorter chains in `tqs/ising`: words of four spins, 7,600 weights.
-RECIPE = dict(bits_per_token=4, d_mlp=64)
+RECIPE: dict[str, Any] = dict(bits_per_token=4, d_mlp=64)
 
 
 @experiment(
