@@ -22,6 +22,9 @@ from physattn.foundations import experiments as lab
 from physattn.foundations.estimates import Estimate
 from physattn.foundations.files import load_tensors, save_tensors
 from physattn.foundations.runs import Run
+from physattn.slmc.effective import Effective
+from physattn.slmc.lattice import DoubleExchange
+from physattn.slmc.training import dataset, fit, self_learn
 from physattn.tqs.chains import TransverseFieldIsing
 from physattn.tqs.decoder import SpinDecoder
 from physattn.tqs.vmc import VMC
@@ -263,6 +266,56 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(model, tmp_path, name):
         kitchen.close()
     print(f"{name}: {met} of 20 kills met a running process")
     assert met >= 10
+
+
+def weights(model):
+    return torch.cat([w.detach().flatten() for w in model.parameters()])
+
+
+def chains_kept(path):
+    given = dict(chains=4, thermalize=3, sweeps=2, path=path, every=0.0)
+    return dataset(DoubleExchange(2, T=0.5), 12, **given)
+
+
+def fitted(path):
+    model = Effective(Effective.Config(2, "c"), seed=1)
+    S, action = dataset(DoubleExchange(2, T=0.5), 64, chains=8)
+    run = fit(model, S, action, path=path, every=0.0, tolerance=1e-9)
+    return weights(model), torch.tensor([mse for _, mse in run.history["mse"]])
+
+
+def fitted_by_adamw(path):
+    model = Effective(Effective.Config(2, "c"), seed=1)
+    S, action = dataset(DoubleExchange(2, T=0.5), 64, chains=8)
+    fit(model, S, action, "adamw", steps=12, path=path, every=0.0, batch=16)
+    return (weights(model),)
+
+
+def cooled(path):
+    start, system = Effective(Effective.Config(2, "c"), seed=1), DoubleExchange(2, T=0.2)
+    given = dict(n=32, chains=8, thermalize=2, path=path, every=0.0)
+    model, S, history = self_learn(system, start, **given)
+    return weights(model), S, torch.tensor([[h["T"], h["mse"]] for h in history])
+
+
+@pytest.mark.parametrize("part", [chains_kept, fitted, fitted_by_adamw, cooled])
+def test_interrupted_after_each_step_it_ends_with_the_same_bits(
+    part, tmp_path, monkeypatch
+):
+    save, steps, ends = Run.save, 0, None
+
+    def save_and_leave(run):
+        save(run)
+        raise KeyboardInterrupt
+
+    whole = part(None)
+    monkeypatch.setattr(Run, "save", save_and_leave)
+    while ends is None:
+        try:
+            ends = part(tmp_path / "run")
+        except KeyboardInterrupt:
+            steps += 1
+    assert steps > 3 and all(torch.equal(a, b) for a, b in zip(whole, ends))
 
 
 # --- a full disk: no file may grow beyond some bytes
