@@ -295,6 +295,7 @@ def cooled(path):
     start, system = Effective(Effective.Config(2, "c"), seed=1), DoubleExchange(2, T=0.2)
     given = dict(n=32, chains=8, thermalize=2, path=path, every=0.0)
     model, S, history = self_learn(system, start, **given)
+    history.append({"T": 0.0, **model.about["trained"]})
     return weights(model), S, torch.tensor([[h["T"], h["mse"]] for h in history])
 
 
