@@ -6,12 +6,13 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from physattn.cli import main
 from physattn.foundations.files import load_tensors
-from physattn.foundations.runs import generator, seeded, usable
+from physattn.foundations.runs import generator, process_group, seeded, usable
 from physattn.scale import WORKS, peak_bytes
 from physattn.tensortrain import networks
 from physattn.tensortrain.networks import Network, gratings, network
@@ -203,6 +204,24 @@ def test_chance_has_a_stream_on_each_device(device):
     assert torch.equal(a, c) and torch.equal(b, d) and torch.equal(b, drawn("cpu")[0])
     assert not torch.equal(a, drawn(device, 4)[0])
     assert torch.equal(before, there.get_rng_state(device))
+
+
+@pytest.mark.parametrize("rank, card", [(0, 0), (1, 1), (2, 0)])
+def test_each_process_has_a_card_while_there_are_some(monkeypatch, rank, card):
+    chosen = []
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    for place, name, found in (
+        (torch.cuda, "is_available", True),
+        (torch.cuda, "device_count", 2),
+        (dist, "is_torchelastic_launched", True),
+        (dist, "init_process_group", None),
+        (dist, "get_rank", rank),
+        (dist, "destroy_process_group", None),
+    ):
+        monkeypatch.setattr(place, name, lambda *_, found=found: found)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with process_group() as mine:
+        assert mine == rank and chosen == [card]
 
 
 # --- variational Monte Carlo
