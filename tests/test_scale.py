@@ -148,7 +148,7 @@ def machine(rank, port, out, *words):
     "One of two launchers, each with one process, as on two machines."
     launcher = f"--nnodes 2 --node-rank {rank} --nproc-per-node 1 --rdzv-backend c10d"
     where = f"--rdzv-endpoint localhost:{port} --rdzv-id test -m physattn train-decoder"
-    run = f"-s 8 -d 4 --samples 32 --steps 100 --checkpoint-every 1000 --out {out}"
+    run = f"-s 8 -d 4 --samples 32 --steps 600 --checkpoint-every 1000 --out {out}"
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "torch.distributed.run"]
         + [*launcher.split(), *where.split(), *run.split(), *words],
@@ -167,14 +167,14 @@ def test_a_machine_that_is_taken_away_takes_the_others_along(tmp_path):
     for out in ("whole", "part"):
         pair = [machine(rank, port, tmp_path / out) for rank in range(2)]
         if out == "part":
-            while "step 20/100" not in pair[0].stdout.readline():
+            while "step 30/600" not in pair[0].stdout.readline():
                 time.sleep(0.01)
             pair[1].send_signal(signal.SIGTERM)  # not the machine that writes
         for process in pair:
             process.communicate(timeout=300)
     checkpoint = tmp_path / "part/grow-8"
     step = load_tensors(checkpoint)[1]["step"]
-    assert 20 <= step < 100 and not (tmp_path / "part/decoder.json").exists()
+    assert 30 <= step < 600 and not (tmp_path / "part/decoder.json").exists()
     pair = [machine(rank, port, tmp_path / "part", "--resume") for rank in range(2)]
     for process in pair:
         process.communicate(timeout=300)

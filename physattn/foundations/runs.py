@@ -243,10 +243,11 @@ class Run:
                 yield self.step
                 self.step += 1
                 self._bar.update()
-                if self.in_step:
-                    self._told_to_end = anywhere(self._told_to_end)
+                # Not the flag itself: a signal may come while the processes are asking.
+                told = self._told_to_end
+                told = anywhere(told) if self.in_step else told
                 due = (
-                    self._told_to_end
+                    told
                     or self._over
                     or self.step == self.total
                     or time.monotonic() - saved > self.every
@@ -254,7 +255,7 @@ class Run:
                 if self.path and due:
                     self.save()
                     saved = time.monotonic()
-                if self._told_to_end:
+                if told:
                     raise SystemExit(128 + signal.SIGTERM)
 
     def log(self, **metrics: float) -> None:
