@@ -212,7 +212,7 @@ def _sampling(n: int, device: str) -> Callable[[], Any]:
 def _energies(n: int, device: str) -> Callable[[], Any]:
     decoder, chain = _decoder(n, device), TransverseFieldIsing(n)
     s = torch.randint(2, (16, n), generator=generator(0, "scale"))
-    return lambda: local_energy(decoder, chain, s)
+    return lambda: local_energy(decoder, chain, s.to(device))
 
 
 def _derivatives(n: int, device: str) -> Callable[[], Any]:
@@ -253,7 +253,7 @@ def _train(rank: int, device: str) -> Callable[[], Any]:
 #: The pieces of work, by name.
 WORKS: dict[str, Work] = {
     "sampling": Work(_sampling, "n", 2, 1),
-    "local energies": Work(_energies, "n", 3, 2, False),
+    "local energies": Work(_energies, "n", 3, 2),
     "log-derivatives": Work(_derivatives, "n", 2, 2),
     "heat-bath sweep": Work(_sweep, "L", 4, 2, False),
     "exact action": Work(_action, "L", 6, 4, False),

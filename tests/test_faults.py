@@ -22,6 +22,9 @@ from physattn.foundations import experiments as lab
 from physattn.foundations.estimates import Estimate
 from physattn.foundations.files import load_tensors, save_tensors
 from physattn.foundations.runs import Run
+from physattn.slmc.effective import Effective
+from physattn.slmc.lattice import DoubleExchange
+from physattn.slmc.training import dataset, fit, self_learn
 from physattn.tqs.chains import TransverseFieldIsing
 from physattn.tqs.decoder import SpinDecoder
 from physattn.tqs.vmc import VMC
@@ -137,7 +140,8 @@ def one_sentence(code, err, *said):
 
 DECODER = "train-decoder -d 4 --grow 4 --checkpoint-every 0 --out run".split()
 SAMPLE = "slmc sample MODEL --out run --checkpoint-every 0 --seed 5".split()
-TRAIN = "slmc train -L 2 -T 0.5 --chains 8 --out run".split()
+TRAIN = "slmc train -L 2 --chains 8 --checkpoint-every 0 --out run".split()
+TRAINED = ("run/model.safetensors", "run/linear.safetensors", "run/quality.json")
 
 #: By name: the command, the sizes of the fast and of the slow test, the file whose presence
 #: asks for `--resume`, and what it leaves.
@@ -157,11 +161,25 @@ COMMANDS = {
         ("run/observables.json",),
     ),
     "slmc train": (
-        TRAIN,
+        [*TRAIN, *"-T 0.5 -b ca".split()],
         "--samples 64 --tries 1",
-        "--samples 256 --tries 2",
+        "--samples 512 --tries 3",
+        "run/params.json",
+        TRAINED,
+    ),
+    "slmc train, adamw": (
+        [*TRAIN, *"-T 0.5 --method adamw".split()],
         None,
-        ("run/model.safetensors", "run/linear.safetensors", "run/quality.json"),
+        "--samples 256 --tries 1",
+        "run/params.json",
+        TRAINED,
+    ),
+    "slmc train, by cooling": (
+        [*TRAIN, *"-T 0.2 --self-learn".split()],
+        "--samples 64",
+        "--samples 512 -b ca",
+        "run/params.json",
+        TRAINED,
     ),
     "sho train": (
         "sho train run/spring --gamma 0.1 --recipe adamw".split(),
@@ -216,10 +234,9 @@ def killed_and_resumed(kitchen, name, size, model, folder, kills):
     took, rng, met = time.monotonic() - start, random.Random(name), 0
     for _ in range(kills):
         again = begun is not None and (folder / "killed" / begun).exists()
-        moment = (
-            rng.uniform(0, min(took, 5.0)),
-            rng.choice([signal.SIGKILL, signal.SIGTERM]),
-        )
+        # Later ones would find a run that is done: what was computed before is kept.
+        when = rng.uniform(0, 2 * took / kills)
+        moment = when, rng.choice([signal.SIGKILL, signal.SIGTERM])
         kill = words + ["--resume"] * again
         code, err = kitchen.run(folder / "killed", kill, moment)
         assert code in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM), err
@@ -251,6 +268,57 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(model, tmp_path, name):
     assert met >= 10
 
 
+def weights(model):
+    return torch.cat([w.detach().flatten() for w in model.parameters()])
+
+
+def chains_kept(path):
+    given = dict(chains=4, thermalize=3, sweeps=2, path=path, every=0.0)
+    return dataset(DoubleExchange(2, T=0.5), 12, **given)
+
+
+def fitted(path):
+    model = Effective(Effective.Config(2, "c"), seed=1)
+    S, action = dataset(DoubleExchange(2, T=0.5), 64, chains=8)
+    run = fit(model, S, action, path=path, every=0.0, tolerance=1e-9)
+    return weights(model), torch.tensor([mse for _, mse in run.history["mse"]])
+
+
+def fitted_by_adamw(path):
+    model = Effective(Effective.Config(2, "c"), seed=1)
+    S, action = dataset(DoubleExchange(2, T=0.5), 64, chains=8)
+    fit(model, S, action, "adamw", steps=12, path=path, every=0.0, batch=16)
+    return (weights(model),)
+
+
+def cooled(path):
+    start, system = Effective(Effective.Config(2, "c"), seed=1), DoubleExchange(2, T=0.2)
+    given = dict(n=32, chains=8, thermalize=2, path=path, every=0.0)
+    model, S, history = self_learn(system, start, **given)
+    history.append({"T": 0.0, **model.about["trained"]})
+    return weights(model), S, torch.tensor([[h["T"], h["mse"]] for h in history])
+
+
+@pytest.mark.parametrize("part", [chains_kept, fitted, fitted_by_adamw, cooled])
+def test_interrupted_after_each_step_it_ends_with_the_same_bits(
+    part, tmp_path, monkeypatch
+):
+    save, steps, ends = Run.save, 0, None
+
+    def save_and_leave(run):
+        save(run)
+        raise KeyboardInterrupt
+
+    whole = part(None)
+    monkeypatch.setattr(Run, "save", save_and_leave)
+    while ends is None:
+        try:
+            ends = part(tmp_path / "run")
+        except KeyboardInterrupt:
+            steps += 1
+    assert steps > 3 and all(torch.equal(a, b) for a, b in zip(whole, ends))
+
+
 # --- a full disk: no file may grow beyond some bytes
 
 
@@ -259,6 +327,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(model, tmp_path, name):
     [
         ("train-decoder -s 6 -d 4 --samples 8 --steps 2000 --out run", "run/grow-6"),
         ("slmc sample MODEL --steps 20000 --chains 8 --out run", "run/checkpoint"),
+        ("slmc train -L 2 --samples 80000 --chains 8 --out run", "run/checkpoint-data"),
         ("sho train run/spring --recipe cosine", "run/spring.checkpoint.safetensors"),
     ],
 )

@@ -133,18 +133,6 @@ def test_costs_are_complete():
     assert (action[:, 1] > 2 * action[:, 0]).all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
-@pytest.mark.parametrize("name", [k for k, w in WORKS.items() if w.moves])
-def test_a_graphics_processor_finds_the_same(name):
-    work = WORKS[name]
-    size = SIZES[work.size][0]
-    ours, theirs = (work.make(size, device)() for device in ("cpu", "cuda"))
-    assert theirs.device.type == "cuda" and theirs.shape == ours.shape
-    if name != "sampling":  # whose random numbers are others
-        assert torch.allclose(theirs.cpu(), ours, rtol=1e-3, atol=1e-5)
-    assert peak_bytes(work.make(size, "cuda"), "cuda") > 0
-
-
 def test_a_device_that_an_experiment_cannot_use_is_refused():
     with pytest.raises(ValueError, match="'meta' is not for tqs/ising"):
         reproduce("tqs/ising", device="meta")
@@ -160,7 +148,7 @@ def machine(rank, port, out, *words):
     "One of two launchers, each with one process, as on two machines."
     launcher = f"--nnodes 2 --node-rank {rank} --nproc-per-node 1 --rdzv-backend c10d"
     where = f"--rdzv-endpoint localhost:{port} --rdzv-id test -m physattn train-decoder"
-    run = f"-s 8 -d 4 --samples 32 --steps 100 --checkpoint-every 1000 --out {out}"
+    run = f"-s 8 -d 4 --samples 32 --steps 600 --checkpoint-every 1000 --out {out}"
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "torch.distributed.run"]
         + [*launcher.split(), *where.split(), *run.split(), *words],
@@ -179,14 +167,14 @@ def test_a_machine_that_is_taken_away_takes_the_others_along(tmp_path):
     for out in ("whole", "part"):
         pair = [machine(rank, port, tmp_path / out) for rank in range(2)]
         if out == "part":
-            while "step 20/100" not in pair[0].stdout.readline():
+            while "step 30/600" not in pair[0].stdout.readline():
                 time.sleep(0.01)
             pair[1].send_signal(signal.SIGTERM)  # not the machine that writes
         for process in pair:
             process.communicate(timeout=300)
     checkpoint = tmp_path / "part/grow-8"
     step = load_tensors(checkpoint)[1]["step"]
-    assert 20 <= step < 100 and not (tmp_path / "part/decoder.json").exists()
+    assert 30 <= step < 600 and not (tmp_path / "part/decoder.json").exists()
     pair = [machine(rank, port, tmp_path / "part", "--resume") for rank in range(2)]
     for process in pair:
         process.communicate(timeout=300)

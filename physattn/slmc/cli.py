@@ -43,19 +43,56 @@ def _read_json(path: Path) -> dict[str, Any]:
         ) from error
 
 # %% ../../nbs/slmc/11_cli.ipynb #051e1839
-def _free(folder: Path, overwrite: bool, ways: str) -> None:
-    "Refuse a folder that is in use."
+def _wishes(
+    context: typer.Context, folder: Path, wanted: dict[str, Any], *, same: set[str]
+) -> dict[str, Any]:
+    "What is asked for; with --resume, what was when the run began, where `same` may not differ."
+    resume, overwrite = context.params["resume"], context.params["overwrite"]
+    if resume and overwrite:
+        raise ValueError(
+            "--resume keeps a run and --overwrite deletes it: give one of them"
+        )
+    if resume:
+        return _again(folder, wanted, same | _said(context) & wanted.keys())
     if (folder / "params.json").exists() and not overwrite:
-        raise ValueError(f"{folder} is in use: {ways}, or give another --out")
+        raise ValueError(
+            f"{folder} is in use: go on with --resume, delete it with --overwrite, or give another --out"
+        )
+    return wanted
 
 
-def _clear(folder: Path, *patterns: str) -> None:
+def _begin(folder: Path, asked: dict[str, Any], *patterns: str) -> None:
+    "Clear the folder of what an old run left, and write down what is asked for."
     from physattn.foundations.files import make_way
 
     make_way(folder / "params.json")
-    for pattern in ("params.json", *patterns):
+    for pattern in ("params.json", "checkpoint*", *patterns):
         for file in folder.glob(pattern):
             file.unlink()
+    _write_json(folder / "params.json", asked)
+
+# %% ../../nbs/slmc/11_cli.ipynb #cd507606
+def _said(context: typer.Context) -> set[str]:
+    "The options that the user gave."
+    given = {k: context.get_parameter_source(k).name for k in context.params}
+    return {k for k, source in given.items() if source == "COMMANDLINE"}
+
+
+def _again(folder: Path, asked: dict[str, Any], said: set[str]) -> dict[str, Any]:
+    "What was asked for when the run in the folder began."
+    if not (folder / "params.json").exists():
+        raise FileNotFoundError(f"there is no run in {folder}: start it without --resume")
+    before = _read_json(folder / "params.json")
+    if not isinstance(before, dict) or before.keys() != asked.keys():
+        raise ValueError(
+            f"{folder / 'params.json'} is of another command or version: start again with --overwrite, or give another --out"
+        )
+    for name in sorted(said):
+        if asked[name] != before[name]:
+            raise ValueError(
+                f"{name} = {asked[name]} now and {before[name]} when the run in {folder} began: repeat that, or give another --out"
+            )
+    return before
 
 # %% ../../nbs/slmc/11_cli.ipynb #bf509d87
 def _packed(found: dict[str, "Estimate"]) -> dict[str, Any]:
@@ -69,12 +106,16 @@ def _unpacked(found: dict[str, Any]) -> dict[str, "Estimate"]:
 
 # %% ../../nbs/slmc/11_cli.ipynb #42c4cfe1
 def _data(
-    system: "DoubleExchange", samples: int, chains: int, seed: int
+    system: "DoubleExchange",
+    samples: int,
+    chains: int,
+    seed: int,
+    path: str | None = None,
+    every: float = 30.0,
 ) -> tuple["Tensor", "Tensor"]:
     "Spins and actions from chains of local updates that were cooled; the same number from each."
     from physattn.foundations.runs import generator
     from physattn.slmc.lattice import DoubleExchange, random_spins
-    from physattn.slmc.poles import LocalMetropolis
     from physattn.slmc.training import dataset
 
     for name, value in dict(samples=samples, chains=chains).items():
@@ -83,10 +124,11 @@ def _data(
     S, T = random_spins(chains, system.L, generator(seed, "slmc", "cli")), 0.5 * system.t
     while T > system.T:
         warm = DoubleExchange(system.L, system.t, system.J, system.mu, T)
-        walk = LocalMetropolis(warm, S, seed)
-        walk.sweep(20)
-        S, T = walk.S, T / 2
-    return dataset(system, samples, seed, S=S)
+        file = path and f"{path}-T{T:g}"
+        brief = dict(thermalize=19, sweeps=1, path=file, every=every)
+        S, _ = dataset(warm, chains, seed, S=S, **brief)
+        T /= 2
+    return dataset(system, samples, seed, S=S, path=path, every=every)
 
 # %% ../../nbs/slmc/11_cli.ipynb #076c61f8
 def _quality(
@@ -119,6 +161,12 @@ _Out = Annotated[
 ]
 _Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete what is in that folder first.")
+]
+_Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in that folder.")
+]
+_Every = Annotated[
+    float, typer.Option("--checkpoint-every", help="Seconds between checkpoints.")
 ]
 
 # %% ../../nbs/slmc/11_cli.ipynb #06912b0a
@@ -161,55 +209,58 @@ def train(
     ] = 2,
     seed: _Seed = 0,
     out: _Out = None,
+    resume: _Resume = False,
     overwrite: _Overwrite = False,
+    every: _Every = 30.0,
 ) -> None:
     """Train a linear effective model and a network for one lattice, and write both.
 
     In a hurry: `physattn slmc train -L 4 --samples 512`. The paper's first block, six shells: `physattn slmc train -b a -n 6`.
     """
-    asked = {k: v for k, v in context.params.items() if k not in ("out", "overwrite")}
+    of_the_folder = ("out", "resume", "overwrite", "every")
+    asked = {k: v for k, v in context.params.items() if k not in of_the_folder}
     name = f"L{size}-J{coupling:g}-mu{mu:g}-T{temperature:g}-{blocks or 'linear'}-e{seed}"
     folder = out or Path("runs/slmc") / name
-    _free(folder, overwrite, "its models are deleted with --overwrite")
-    models, quality = _trained(asked, folder)
-    _clear(folder, "linear.*", "model.*", "quality.json")
+    asked = _wishes(context, folder, {"command": "train"} | asked, same=set())
+    start = _start(asked)
+    if not resume:
+        _begin(folder, asked, "linear.*", "model.*", "quality.json")
+    if (folder / "quality.json").exists():
+        typer.echo(f"the training in {folder} is finished: nothing to do")
+    else:
+        _train(folder, asked, *start, every)
+    for file in folder.glob("checkpoint*"):
+        file.unlink()
+
+# %% ../../nbs/slmc/11_cli.ipynb #67f003c7
+def _train(
+    folder: Path,
+    asked: dict[str, Any],
+    system: "DoubleExchange",
+    linear: "Effective",
+    network: "Effective",
+    every: float,
+) -> None:
+    learn = _by_cooling if asked["self_learn"] else _from_data
+    path, chains, blocks = f"{folder}/checkpoint", asked["chains"], asked["blocks"]
+    linear, network = learn(system, linear, network, asked, path, every)
+    models, seed = {"linear": linear, "model": network}, -1 - asked["seed"]
+    fresh = _data(system, asked["samples"], chains, seed, f"{path}-fresh", every)
+    quality = {k: _quality(m, *fresh, chains) for k, m in models.items()}
+    for k, title in {"linear": "linear", "model": blocks}.items():
+        if title:
+            _say(title, quality[k])
     for stem, model in models.items():
         model.save(folder / stem)
     _write_json(folder / "quality.json", {k: _packed(q) for k, q in quality.items()})
-    _write_json(folder / "params.json", {"command": "train"} | asked)
     typer.echo(f"written to {folder}")
 
-# %% ../../nbs/slmc/11_cli.ipynb #67f003c7
-def _trained(
-    asked: dict[str, Any], folder: Path
-) -> tuple[dict[str, "Effective"], dict[str, dict[str, "Estimate"]]]:
-    "The models by the names of their files, and how good they are."
-    from physattn.foundations.files import make_way
+# %% ../../nbs/slmc/11_cli.ipynb #041e9f99
+def _start(asked: dict[str, Any]) -> tuple["DoubleExchange", "Effective", "Effective"]:
+    "System, linear model and network; what would be refused after a minute is refused at once."
     from physattn.slmc.effective import Effective
     from physattn.slmc.lattice import DoubleExchange
-
-    _check(asked)
-    names = ("size", "hopping", "coupling", "mu", "temperature")
-    system = DoubleExchange(*(asked[name] for name in names))
-    linear, network = (
-        Effective(Effective.Config(system.L, blocks, asked["shells"]), asked["seed"])
-        for blocks in ("", asked["blocks"])
-    )
-    make_way(folder / "params.json")
-    learn = _by_cooling if asked["self_learn"] else _from_data
-    linear, network = learn(system, linear, network, asked)
-    models = {"linear": linear, "model": network}
-    fresh = _data(system, asked["samples"], asked["chains"], -1 - asked["seed"])
-    quality = {k: _quality(m, *fresh, asked["chains"]) for k, m in models.items()}
-    for k, title in dict(linear="linear", model=asked["blocks"] or "linear").items():
-        if k == "linear" or asked["blocks"]:
-            _say(title, quality[k])
-    return models, quality
-
-# %% ../../nbs/slmc/11_cli.ipynb #041e9f99
-def _check(asked: dict[str, Any]) -> None:
-    "Refuse at once what would be refused after a minute."
-    from physattn.slmc.training import METHODS
+    from physattn.slmc.training import METHODS, check_samples
 
     if asked["method"] not in METHODS:
         raise ValueError(
@@ -220,30 +271,55 @@ def _check(asked: dict[str, Any]) -> None:
     for name in ("samples", "chains", "tries"):
         if asked[name] < 1:
             raise ValueError(f"{name} = {asked[name]} trains nothing: give 1 or more")
+    names = ("size", "hopping", "coupling", "mu", "temperature")
+    system = DoubleExchange(*(asked[name] for name in names))
+    linear, network = (
+        Effective(Effective.Config(system.L, blocks, asked["shells"]), asked["seed"])
+        for blocks in ("", asked["blocks"])
+    )
+    check_samples(network, -(-asked["samples"] // asked["chains"]) * asked["chains"])
+    return system, linear, network
 
 # %% ../../nbs/slmc/11_cli.ipynb #32e6c281
 def _from_data(
-    system: "DoubleExchange", linear: "Effective", network: "Effective", asked: dict
+    system: "DoubleExchange",
+    linear: "Effective",
+    network: "Effective",
+    asked: dict[str, Any],
+    path: str,
+    every: float,
 ) -> tuple["Effective", "Effective"]:
     from physattn.slmc.training import fit, grow
 
-    data = _data(system, asked["samples"], asked["chains"], asked["seed"])
+    given = asked["samples"], asked["chains"], asked["seed"]
+    data = _data(system, *given, f"{path}-data", every)
     fit(linear, *data, "readout", system=system)
-    options = dict(tries=asked["tries"], seed=asked["seed"], method=asked["method"])
-    grown = grow(linear, network.config.blocks, *data, system=system, **options)
+    options: dict[str, Any] = {name: asked[name] for name in ("tries", "seed", "method")}
+    options |= {"system": system, "path": f"{path}-fit", "every": every}
+    grown = grow(linear, network.config.blocks, *data, **options)
     return linear, (grown or [linear])[-1]
 
 
 def _by_cooling(
-    system: "DoubleExchange", linear: "Effective", network: "Effective", asked: dict
+    system: "DoubleExchange",
+    linear: "Effective",
+    network: "Effective",
+    asked: dict[str, Any],
+    path: str,
+    every: float,
 ) -> tuple["Effective", "Effective"]:
     from physattn.slmc.training import self_learn
 
-    options = dict(n=asked["samples"], chains=asked["chains"], seed=asked["seed"])
-    linear, S, _ = self_learn(system, linear, method="readout", **options)
+    def learnt(model, name, method):
+        file = f"{path}-{name}"
+        given = asked["samples"], asked["chains"]
+        options = dict(seed=asked["seed"], method=method, path=file, every=every)
+        return self_learn(system, model, None, *given, **options)[0]
+
+    linear = learnt(linear, "linear", "readout")
     if not network.config.blocks:
         return linear, linear
-    return linear, self_learn(system, network, method=asked["method"], **options)[0]
+    return linear, learnt(network, "model", asked["method"])
 
 # %% ../../nbs/slmc/11_cli.ipynb #bd24a3d4
 def _load(folder: Path) -> tuple["DoubleExchange", dict[str, "Effective"]]:
@@ -252,8 +328,9 @@ def _load(folder: Path) -> tuple["DoubleExchange", dict[str, "Effective"]]:
     from physattn.slmc.lattice import DoubleExchange
 
     if not (folder / "model.safetensors").exists():
+        begun = (folder / "params.json").exists()
         raise FileNotFoundError(
-            f"there is no trained model in {folder}: `physattn slmc train --out {folder}` makes one"
+            f"there is no trained model in {folder}: `physattn slmc train {'--resume ' * begun}--out {folder}` makes one"
         )
     models = {name: Effective.load(folder / name) for name in ("linear", "model")}
     trained = models["model"].about.get("trained", {})
@@ -295,13 +372,9 @@ def sample(
     ] = True,
     seed: _Seed = 0,
     out: _Out = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in that folder.")
-    ] = False,
+    resume: _Resume = False,
     overwrite: _Overwrite = False,
-    every: Annotated[
-        float, typer.Option("--checkpoint-every", help="Seconds between checkpoints.")
-    ] = 30.0,
+    every: _Every = 30.0,
 ) -> None:
     """Sample the exact weight with the models of a folder: acceptances and observables with errors.
 
@@ -311,43 +384,13 @@ def sample(
     asked = {k: v for k, v in context.params.items() if k not in of_the_folder}
     asked = {"command": "sample", "model": str(model.resolve())} | asked
     folder = out or model / ("sample" if network else "sample-linear")
-    if resume and overwrite:
-        raise ValueError(
-            "--resume keeps a run and --overwrite deletes it: give one of them"
-        )
-    if resume:
-        asked = _again(folder, asked, {"model"} | _said(context) & asked.keys())
-    else:
-        _free(folder, overwrite, "go on with --resume, delete it with --overwrite")
+    asked = _wishes(context, folder, asked, same={"model"})
     from physattn.foundations.runs import process_group
 
     with process_group() as rank:
         _sample(folder, asked, resume, every, rank)
 
-# %% ../../nbs/slmc/11_cli.ipynb #cd507606
-def _said(context: typer.Context) -> set[str]:
-    "The options that the user gave."
-    given = {k: context.get_parameter_source(k).name for k in context.params}
-    return {k for k, source in given.items() if source == "COMMANDLINE"}
-
-
-def _again(folder: Path, asked: dict[str, Any], said: set[str]) -> dict[str, Any]:
-    "What was asked for when the run in the folder began."
-    if not (folder / "params.json").exists():
-        raise FileNotFoundError(f"there is no run in {folder}: start it without --resume")
-    before = _read_json(folder / "params.json")
-    if not isinstance(before, dict) or before.keys() != asked.keys():
-        raise ValueError(
-            f"{folder / 'params.json'} is of another command or version: start again with --overwrite, or give another --out"
-        )
-    for name in sorted(said):
-        if asked[name] != before[name]:
-            raise ValueError(
-                f"{name} = {asked[name]} now and {before[name]} when the run in {folder} began: repeat that, or give another --out"
-            )
-    return before
-
-# %% ../../nbs/slmc/11_cli.ipynb #c3cbe461
+# %% ../../nbs/slmc/11_cli.ipynb #14b6147c
 def _sample(
     folder: Path, asked: dict[str, Any], resume: bool, every: float, rank: int
 ) -> None:
@@ -366,8 +409,7 @@ def _sample(
     sampler = SLMC(system, stages, **options)
     meet()
     if rank == 0 and not resume:
-        _clear(folder, "checkpoint*", "observables.json")
-        _write_json(folder / "params.json", asked)
+        _begin(folder, asked, "observables.json")
     meet()
     sampler.run(steps, folder / "checkpoint", warmup, every)
     # All processes take part in what collects the series.

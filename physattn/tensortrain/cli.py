@@ -99,17 +99,21 @@ def train(
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of weights, images and their order.")
     ] = 0,
+    device: Annotated[
+        str, typer.Option("--device", help="Torch device, for instance `cuda`.")
+    ] = "cpu",
     overwrite: _Overwrite = False,
 ) -> None:
     """Train a network and write its weights.
 
     Without a download: `physattn tensortrain train runs/gratings --data gratings --size 16 --width 0.25 --images 2000`.
     """
+    from physattn.foundations.runs import usable
     from physattn.tensortrain.networks import network
     from physattn.tensortrain.networks import train as fit
 
     asked = {k: v for k, v in context.params.items() if k not in ("run", "overwrite")}
-    model = network(head, width, rank, seed, momentum, size)
+    model = network(head, width, rank, seed, momentum, size).to(usable(device))
     x, y = _images(data, images, size, seed, "train")
     test = _images(data, test_images, size, seed, "test")
     checkpoint = _begin(run, asked, overwrite)

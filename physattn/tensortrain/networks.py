@@ -402,7 +402,7 @@ def train(
     """Train a network as Keras would: cross-entropy, Adam, reshuffled every epoch.
 
     Args:
-        model: is trained in place.
+        model: is trained in place, on the device where it is; images are moved there.
         x: images of shape (n, 1, size, size).
         y: labels of shape (n,).
         epochs: passes through the images.
@@ -430,15 +430,17 @@ def train(
         raise ValueError(
             f"batch = {batch} leaves a step of one image out of {len(x)}: choose another"
         )
+    device = next(model.parameters()).device
+    x, y, *unseen = (t.to(device) for t in (x, y, *(test or ())))
     adam = torch.optim.Adam(model.parameters(), lr, eps=1e-7)
     run = Run(epochs, {"model": model, "adam": adam}, path, desc=desc)
     for epoch in run:
         order = torch.randperm(len(x), generator=generator(seed, "order", epoch))
-        total = torch.zeros(2)
+        total = torch.zeros(2, device=device)
         model.train()
-        with seeded(seed, "dropout", epoch):
-            for chosen in order.split(batch):
-                with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with seeded(seed, "dropout", epoch, device=device):
+            for chosen in order.to(device).split(batch):
+                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                     logits = model(x[chosen])
                 loss = nn.functional.cross_entropy(logits.float(), y[chosen])
                 adam.zero_grad()
@@ -448,8 +450,8 @@ def train(
                 total += torch.stack((loss.detach() * len(chosen), right))
         loss, accuracy = (total / len(x)).tolist()
         run.log(loss=loss, accuracy=accuracy)
-        if test is not None:
-            loss, accuracy = evaluate(model, *test)
+        if unseen:
+            loss, accuracy = evaluate(model, *unseen)
             run.log(test_loss=loss, test_accuracy=accuracy)
     model.eval()
     return run
@@ -463,7 +465,7 @@ def evaluate(
 
     Args:
         model: maps images to logits; its mode is put back.
-        x: images of shape (n, 1, size, size).
+        x: images of shape (n, 1, size, size), on the device of the model.
         y: labels of shape (n,).
         batch: images at a time.
     """

@@ -336,6 +336,9 @@ def train_decoder(
     every: Annotated[
         float, typer.Option("--checkpoint-every", help="Seconds between checkpoints.")
     ] = 30.0,
+    device: Annotated[
+        str, typer.Option("--device", help="Torch device, for instance `cuda`.")
+    ] = "cpu",
 ) -> None:
     """Train a decoder to the ground state of a spin chain and write its weights.
 
@@ -379,13 +382,15 @@ def _run_name(asked: dict[str, Any]) -> str:
 def _train(
     folder: Path, asked: dict[str, Any], resume: bool, every: float, rank: int
 ) -> None:
-    from physattn.foundations.runs import meet
+    import torch
+
+    from physattn.foundations.runs import meet, usable
     from physattn.tqs.vmc import VMC, grow
 
     stages, options = _stages(asked), _options(asked)
-    shortest = stages[0][0]
+    shortest, device = stages[0][0], usable(asked["device"], torch.float64)
     options |= {name: asked[name] for name in ("samples", "optimizer", "seed")}
-    decoder = _decoder(asked, shortest.n_sites)
+    decoder = _decoder(asked, shortest.n_sites).to(device)
     VMC(decoder, shortest, **options)  # refuses here what it would refuse later
     _notes(asked, rank)
     meet()

@@ -150,9 +150,9 @@ def flip_terms(
     Args:
         decoder: the wave function psi.
         flips: sites that each flip turns over, bool, shape (flips, n).
-        elements: h, from configurations of shape (batch, n) to shape (batch, flips); a flip
-            with h_k(s) = 0 is not read.
-        s: configurations with psi(s) != 0, bits of shape (samples, n).
+        elements: h, from configurations of shape (batch, n), on the CPU, to shape (batch, flips);
+            a flip with h_k(s) = 0 is not read.
+        s: configurations with psi(s) != 0, bits of shape (samples, n), on the decoder's device.
         tokens_per_call: how many words go through the decoder at once, which bounds the
             memory; a few thousand fit into the cache of a CPU.
 
@@ -168,13 +168,13 @@ def flip_terms(
         )
     # The first block keeps a few numbers for each pair of words of each sample.
     masks, size = (
-        decoder.tokens(flips),
+        decoder.tokens(flips.to(s.device)),
         max(1, 100 * tokens_per_call // decoder.n_tokens**2),
     )
     first, alone = (masks != 0).int().argmax(-1), (masks != 0).sum(-1) == 1
     for start in range(0, len(s), size):
         read = Sentences(decoder, s[start : start + size])
-        h = elements(read.s)
+        h = elements(read.s.cpu()).to(s.device)
         for j, one in torch.stack([first, alone], -1).unique(dim=0).tolist():
             group = ((first == j) & (alone == one)).nonzero()[:, 0]
             sample, flip = h[:, group].nonzero(as_tuple=True)
@@ -193,7 +193,7 @@ def local_energy(
     Args:
         decoder: the wave function psi.
         hamiltonian: of a chain of the same length.
-        s: configurations with psi(s) != 0, bits of shape (samples, n).
+        s: configurations with psi(s) != 0, bits of shape (samples, n), on the decoder's device.
         tokens_per_call: see `flip_terms`.
 
     Returns:
@@ -207,7 +207,7 @@ def local_energy(
             f"the Hamiltonian has n_sites = {hamiltonian.n_sites} and the decoder {decoder.config.n_sites}: give the same to both"
         )
     dtype = torch.complex128 if decoder.config.phase else torch.float64
-    energy = hamiltonian.diagonal(s).to(dtype)
+    energy = hamiltonian.diagonal(s.cpu()).to(s.device, dtype)
     terms = flip_terms(decoder, hamiltonian.flips, hamiltonian.elements, s, tokens_per_call)
     for sample, _, term in terms:
         energy.index_add_(0, sample, term)

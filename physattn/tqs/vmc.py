@@ -86,9 +86,9 @@ def log_wave_function(decoder: SpinDecoder, batch: int = 4096) -> Tensor:
         raise ValueError(
             f"n_sites = {n} has too many configurations to sum: use 20 or fewer"
         )
-    start = torch.tensor([[decoder.n_words]])
-    nothing = torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.float64)
-    return torch.cat(list(_leaves(decoder, 0, start, decoder.caches(), *nothing, batch)))
+    zero = decoder._ones.new_zeros(1)
+    start, caches = zero[:, None] + decoder.n_words, decoder.caches()
+    return torch.cat(list(_leaves(decoder, 0, start, caches, zero, zero.double(), batch)))
 
 
 def _leaves(
@@ -106,7 +106,7 @@ def _leaves(
         yield log_psi.flatten()
         return
     down, log_psi = down + decoder._ones[word[:, 0]], log_psi.flatten()
-    for row in torch.arange(len(log_psi)).split(batch):
+    for row in torch.arange(len(log_psi), device=log_psi.device).split(batch):
         parent, word = row // decoder.n_words, row % decoder.n_words
         read = [copy(cache) for cache in caches]
         for cache in read:
@@ -126,7 +126,7 @@ def exact_energy_of(decoder: SpinDecoder, hamiltonian: Hamiltonian) -> float:
     Raises:
         ValueError: if the chain is too long.
     """
-    psi = log_wave_function(decoder).exp()
+    psi = log_wave_function(decoder).exp().cpu()
     place = 1 << torch.arange(decoder.config.n_sites - 1, -1, -1)
     flips = (hamiltonian.flips.long() * place).sum(-1)
     energy = 0.0
@@ -203,9 +203,8 @@ class MinSR:
         self.shift = self.first_shift = shift
         self.fall = 1.0 if final_shift is None else final_shift / shift
         self.trust, self.warmup = trust, warmup
-        self.direction = torch.zeros(
-            sum(w.numel() for w in self.weights), dtype=torch.float64
-        )
+        size, device = sum(w.numel() for w in self.weights), decoder.W_E.device
+        self.direction = torch.zeros(size, dtype=torch.float64, device=device)
 
     def propose(self, s: Tensor, energy: Tensor) -> float:
         """Find the next direction from the samples of this process and the local energies of
@@ -238,7 +237,8 @@ class MinSR:
 
     def load_state_dict(self, state: dict) -> None:
         """Undo `state_dict`."""
-        self.direction, self.shift = state["direction"], state["shift"]
+        self.direction = state["direction"].to(self.direction.device)
+        self.shift = state["shift"]
 
 # %% ../../nbs/tqs/04_vmc.ipynb #fb6b4fc0
 class Adam:
@@ -314,7 +314,8 @@ def parity_ratios(decoder: SpinDecoder, s: Tensor, batch: int = 1024) -> Tensor:
 class VMC:
     """Variational Monte Carlo: trains a decoder to the ground state of a Hamiltonian.
 
-    Under `torchrun`, once `torch.distributed` is initialised, each process draws its share of
+    It works on the device on which the decoder is; the Hamiltonian stays on the CPU. Under
+    `torchrun`, once `torch.distributed` is initialised, each process draws its share of
     the samples and all take the same step.
 
     Args:
@@ -358,9 +359,12 @@ class VMC:
         self.decoder, self.hamiltonian, self.samples = decoder, hamiltonian, samples
         self.seed, self.clip, self.tokens_per_call = seed, clip, tokens_per_call
         self.optimizer = OPTIMIZERS[optimizer](decoder, **options)
-        self.generator = generator(seed, "vmc", n)
+        self.device = decoder.W_E.device
+        self.generator = generator(seed, "vmc", n, device=self.device)
         plain = {k: v for k, v in vars(hamiltonian).items() if isinstance(v, int | float)}
         self._of = f"{type(hamiltonian).__name__}({plain}), {samples} samples, {optimizer} {options}, seed {seed}"
+        if self.device.type != "cpu":
+            self._of += f", on {self.device.type}"
 
     def run(
         self,
@@ -400,7 +404,8 @@ class VMC:
             wall, cpu = time.perf_counter(), time.process_time()
             rng = self.generator
             if together > 1:
-                rng = generator(self.seed, "vmc", self.hamiltonian.n_sites, step, rank)
+                stream = "vmc", self.hamiltonian.n_sites, step, rank
+                rng = generator(self.seed, *stream, device=self.device)
             s = self.decoder.sample(self.samples // together, rng)
             energy = local_energy(self.decoder, self.hamiltonian, s, self.tokens_per_call)
             energy, parity = (
@@ -425,13 +430,13 @@ class VMC:
             samples: how many.
             seed: of a stream of samples that training never sees.
         """
-        rng = generator(self.seed, "measure", seed)
+        rng = generator(self.seed, "measure", seed, device=self.device)
         s = self.decoder.sample(samples, rng)
         energy = local_energy(self.decoder, self.hamiltonian, s, self.tokens_per_call)
         spread = (energy - energy.mean()).abs().square() * samples / (samples - 1)
         return Measurement(
             *(
-                Estimate.from_samples(x.numpy(), independent=True)
+                Estimate.from_samples(x.cpu().numpy(), independent=True)
                 for x in (energy.real, spread, parity_ratios(self.decoder, s))
             )
         )
@@ -479,7 +484,7 @@ def grow(
 
 # %% ../../nbs/tqs/04_vmc.ipynb #186887cc
 #: The decoder of the shorter chains in `tqs/ising`: words of four spins, 7,600 weights.
-RECIPE = dict(bits_per_token=4, d_mlp=64)
+RECIPE: dict[str, Any] = dict(bits_per_token=4, d_mlp=64)
 
 
 @experiment(
