@@ -293,6 +293,8 @@ class Run:
         Raises:
             ValueError: if the run has no path.
             OSError: if the file cannot be written; the one before stays.
+            TypeError: something in the state is neither plain data nor has a state_dict of
+                it.
         """
         if self.path is None:
             raise ValueError("a run without a path keeps no checkpoint: give it a path")

@@ -22,9 +22,14 @@ from .lattice import DoubleExchange, check_spins, observables, random_spins
 def acceptance_probability(d: Tensor, d_new: Tensor) -> Tensor:
     """The probability to accept a proposal of a chain that is reversible for a lower weight.
 
+    Liu et al. (2017).
+
     Args:
-        d: higher minus lower action of the present configuration.
+        d: higher minus lower action of the present configurations, shape (...).
         d_new: the same of the proposal.
+
+    Returns:
+        Shape (...), between 0 and 1.
     """
     return (d - d_new).clamp(max=0).exp()
 
@@ -180,6 +185,8 @@ class SLMC:
     the last test at its level. Under `torchrun`, once `torch.distributed` is initialised, the
     chains are divided over the processes, and `series` collects them.
 
+    Liu et al. (2017); nested as in Christen and Fox (2005).
+
     Args:
         system: the model whose weight is sampled.
         stages: effective models from cheap to good. The first may be a `HeatBath` or
@@ -334,7 +341,17 @@ class SLMC:
         return {name: gathered(torch.stack(x, 1)) for name, x in self._kept.items()}
 
     def estimate(self, name: str) -> Estimate:
-        """The mean of one of the `series`, with an error that knows about autocorrelations."""
+        """The mean of one of the `series`, with an error that knows about autocorrelations.
+
+        Args:
+            name: of one of the series.
+
+        Returns:
+            The mean over steps and chains.
+
+        Raises:
+            ValueError: it was not recorded.
+        """
         series = self.series
         if name not in series:
             raise ValueError(
@@ -442,6 +459,14 @@ def filtered(proposals: Tensor, d: Tensor) -> Tensor:
 
 
 def imbalance(P: Tensor, action: Tensor) -> float:
-    """The largest |pi_i P_ij - pi_j P_ji| with pi_i proportional to exp(-action_i)."""
+    """The largest |pi_i P_ij - pi_j P_ji| with pi_i proportional to exp(-action_i).
+
+    Args:
+        P: transition matrix, shape (n, n).
+        action: of the states, shape (n,).
+
+    Returns:
+        Zero, to rounding, if P is reversible.
+    """
     flow = (-action).softmax(-1)[:, None] * P
     return (flow - flow.T).abs().max().item()

@@ -214,12 +214,14 @@ def levenberg_marquardt(
 ) -> None:
     """Levenberg-Marquardt steps, each followed by the exact readout, until the loss hardly falls.
 
+    Marquardt (1963), with the readout eliminated as in Golub and Pereyra (1973).
+
     Args:
         model: changed in place.
         S: configurations, shape (n, L*L, 3).
         action: their exact actions, shape (n,).
         run: the loop over steps.
-        test: spins and actions of other chains, whose MSE is logged too.
+        test: spins (n, L*L, 3) and actions (n,) of other chains, whose MSE is logged too.
         damping: lambda at the start.
         tolerance: the relative change of the loss in one step that ends the fit.
         trials: how often a step that raised the loss is repeated with more damping.
@@ -268,12 +270,14 @@ def adamw(
 ) -> None:
     """AdamW on minibatches with a cosine schedule, between two exact readouts.
 
+    Loshchilov and Hutter (2019).
+
     Args:
         model: changed in place.
         S: configurations, shape (n, L*L, 3).
         action: their exact actions, shape (n,).
         run: the loop over steps.
-        test: spins and actions of other chains, whose MSE is logged too.
+        test: spins (n, L*L, 3) and actions (n,) of other chains, whose MSE is logged too.
         lr: the learning rate at the start.
         batch: how many configurations a step sees.
         seed: of the minibatches.
@@ -522,6 +526,7 @@ def annealing(
         n: configurations of each fit and test.
         chains: how many carry each of the two models.
         blocks: of the network beside the linear model.
+        seed: of everything random.
     """
     out = {}
     for coupling in J:

@@ -68,6 +68,8 @@ class Network(Model):
     `features` is the trunk: six 3 x 3 convolutions, each followed by ReLU, a hook point
     (`features.hook_conv1_1` to `features.hook_conv3_2`) and batch norm. `head` is the rest.
 
+    Debouchage (2022).
+
     Args:
         config: see `Config`.
         seed: seed of the initial weights.
@@ -282,6 +284,8 @@ def images(
 
     They are read from `cifar10_jpeg_q75.npz` in the folder `$PHYSATTN_DATA` (a JPEG copy of
     quality 75, hence lossy), or else downloaded once, unaltered, with a checksum.
+
+    Krizhevsky (2009).
 
     Args:
         split: `"train"` (50,000 images) or `"test"` (10,000).
@@ -619,7 +623,8 @@ def epochs_to(loss: Tensor, threshold: float) -> np.ndarray:
         threshold: the loss to reach.
 
     Returns:
-        For each seed the epoch, interpolated linearly between the ends of epochs; NaN where it
+        For each seed the epoch, shape (seeds,), interpolated linearly between the ends of
+        epochs; NaN where it
         is not reached.
     """
     loss = np.asarray(loss, dtype=float)

@@ -235,7 +235,8 @@ class SpinDecoder(Model):
             inputs: words read, shape (batch, length), the start word being 2^k.
             start: position of the first of them.
             caches: one per block, holding what stands before `start`.
-            first: the residual stream after the first block, where it is known already.
+            first: the residual stream after the first block, where it is known already,
+                shape (batch, length, n_heads*d_head).
 
         Returns:
             Shape (batch, length, n_heads*d_head); position i knows the inputs up to i and

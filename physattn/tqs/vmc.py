@@ -167,6 +167,10 @@ def clipped(energy: Tensor, sigmas: float = 5.0) -> Tensor:
 
     Args:
         energy: shape (samples,), real or complex; the parts of complex ones are clipped each.
+        sigmas: where outliers begin.
+
+    Returns:
+        The same shape.
     """
     if energy.is_complex():
         return torch.complex(clipped(energy.real, sigmas), clipped(energy.imag, sigmas))
@@ -208,7 +212,12 @@ class MinSR:
 
     def propose(self, s: Tensor, energy: Tensor) -> float:
         """Find the next direction from the samples of this process and the local energies of
-        all; return its length in the metric of the states."""
+        all; return its length in the metric of the states.
+
+        Args:
+            s: samples of this process, bits, shape (samples, n).
+            energy: local energies of all processes, shape (all samples,).
+        """
         X = gathered(log_derivatives(self.decoder, s), 1).double()
         X = X.sub_(X.mean(1, keepdim=True)).div_(math.sqrt(len(energy))).flatten(0, 1)
         e = (energy - energy.mean()) / math.sqrt(len(energy))
@@ -257,7 +266,12 @@ class Adam:
 
     def propose(self, s: Tensor, energy: Tensor) -> float:
         """Find the gradient from the samples of this process and the local energies of all;
-        return its length."""
+        return its length.
+
+        Args:
+            s: samples of this process, bits, shape (samples, n).
+            energy: local energies of all processes, shape (all samples,).
+        """
         self.adam.zero_grad()
         rank, together = processes()
         e = (energy - energy.mean()).conj()[rank * len(s) : (rank + 1) * len(s)]
@@ -498,6 +512,8 @@ def ising(seeds: int, chains: tuple, seed: int = 0, folder: Path | None = None) 
     Args:
         seeds: how many runs of each length by natural gradients.
         chains: pairs of length and natural-gradient steps; Adam makes twice as many.
+        seed: of everything random.
+        folder: where checkpoints go, or None.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -524,6 +540,8 @@ def hundred(
         seeds: how many runs.
         chains: pairs of length and steps of the growth.
         longer: further steps of the first run, with a schedule of their own.
+        seed: of everything random.
+        folder: where checkpoints go, or None.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
