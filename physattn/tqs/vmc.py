@@ -23,7 +23,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 from ..foundations.attention import KVCache
 from ..foundations.estimates import Estimate
 from ..foundations.experiments import experiment
-from ..foundations.runs import Run, gathered, generator, processes
+from ..foundations.runs import Run, gathered, generator, processes, summed
 from .chains import Hamiltonian, TransverseFieldIsing, configurations
 from .decoder import SpinDecoder
 from .energies import local_energy
@@ -147,7 +147,7 @@ def natural_direction(
 
     Args:
         X: centred log-derivatives over the square root of the number of samples, shape (rows,
-            weights), float64.
+            weights), float64. Of several processes each gives the columns of its own weights.
         e: centred local energies over the same root, shape (rows,).
         shift: lambda, positive.
         before: where to start from, momentum times the last direction, shape (weights,).
@@ -155,11 +155,11 @@ def natural_direction(
     Returns:
         The direction of steepest ascent of the energy, shape (weights,).
     """
-    kernel = X @ X.T
+    kernel = summed(X @ X.T)
     kernel.diagonal().add_(shift)
     if before is None:
         return X.T @ torch.linalg.solve(kernel, e)
-    return before + X.T @ torch.linalg.solve(kernel, e - X @ before)
+    return before + X.T @ torch.linalg.solve(kernel, e - summed(X @ before))
 
 # %% ../../nbs/tqs/04_vmc.ipynb #2d067954
 def clipped(energy: Tensor, sigmas: float = 5.0) -> Tensor:
@@ -218,13 +218,17 @@ class MinSR:
             s: samples of this process, bits, shape (samples, n).
             energy: local energies of all processes, shape (all samples,).
         """
-        X = gathered(log_derivatives(self.decoder, s), 1).double()
+        X = gathered(log_derivatives(self.decoder, s), 1)
+        rank, together = processes()
+        mine = torch.arange(X.shape[-1], device=X.device).tensor_split(together)[rank]
+        X = X[..., mine[0] : mine[-1] + 1].double()
         X = X.sub_(X.mean(1, keepdim=True)).div_(math.sqrt(len(energy))).flatten(0, 1)
         e = (energy - energy.mean()) / math.sqrt(len(energy))
         e = torch.view_as_real(e).T.flatten() if self.decoder.config.phase else e
-        before = self.momentum * self.direction
-        self.direction = natural_direction(X, e, self.shift, before)
-        self.length = (X @ self.direction).norm().item()
+        before = self.momentum * self.direction[mine]
+        found = natural_direction(X, e, self.shift, before)
+        self.length = summed(X @ found).norm().item()
+        self.direction = summed(torch.zeros_like(self.direction).index_copy_(0, mine, found))
         return self.length
 
     @torch.no_grad()
