@@ -228,7 +228,9 @@ class MinSR:
         before = self.momentum * self.direction[mine]
         found = natural_direction(X, e, self.shift, before)
         self.length = summed(X @ found).norm().item()
-        self.direction = summed(torch.zeros_like(self.direction).index_copy_(0, mine, found))
+        self.direction = summed(
+            torch.zeros_like(self.direction).index_copy_(0, mine, found)
+        )
         return self.length
 
     @torch.no_grad()
