@@ -8,23 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 import physattn
-from physattn.cli import app, main
-
-
-@pytest.fixture
-def shell(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["physattn", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
+from physattn.cli import app
 
 
 def test_the_installed_command():

@@ -1,7 +1,6 @@
 """What moves to a graphics processor: compared with the CPU where there is one, and everywhere on
 a pretended device, which computes in main memory and refuses what a real one refuses."""
 
-import sys
 from contextlib import contextmanager, nullcontext
 
 import pytest
@@ -10,7 +9,6 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from physattn.cli import main
 from physattn.foundations.files import load_tensors
 from physattn.foundations.runs import generator, process_group, seeded, usable
 from physattn.scale import WORKS, peak_bytes
@@ -325,22 +323,6 @@ NETWORK = (
     "tensortrain train net --data gratings --size 16 --width 0.25"
     " --images 32 --test-images 16 --batch 16 --epochs 1"
 ).split()
-
-
-@pytest.fixture
-def shell(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["physattn", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_a_run_resumes_where_it_began(device, shell, tmp_path, monkeypatch):

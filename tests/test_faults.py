@@ -17,7 +17,6 @@ import pytest
 import torch
 
 import physattn
-from physattn.cli import main
 from physattn.foundations import experiments as lab
 from physattn.foundations.estimates import Estimate
 from physattn.foundations.files import load_tensors, save_tensors
@@ -111,22 +110,6 @@ def model(kitchen, tmp_path_factory):
     words = "slmc train -L 2 -T 0.5 --samples 64 --chains 8 --tries 1 --out model".split()
     assert kitchen.run(folder, words)[0] == 0
     return folder / "model"
-
-
-@pytest.fixture
-def shell(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["physattn", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def one_sentence(code, err, *said):

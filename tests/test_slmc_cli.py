@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from physattn.cli import app, main
+from physattn.cli import app
 from physattn.foundations.estimates import Estimate
 from physattn.slmc.acceptance import predicted_acceptance
 from physattn.slmc.effective import Effective
@@ -24,19 +24,8 @@ BRIEF = "--steps 16 --warmup 4 --chains 8 --sweeps 2 --repeats 2 -e 5".split()
 
 
 @pytest.fixture
-def shell(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["physattn", "slmc", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
+def shell(shell):
+    return lambda *words: shell("slmc", *map(str, words))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from physattn.cli import main
 from physattn.tensortrain.maps import gradcam
 from physattn.tensortrain.networks import Network, gratings, network, train
 
@@ -21,19 +20,8 @@ BRIEF = [*SMALL, "--epochs", "2", "--seed", "3"]
 
 
 @pytest.fixture
-def shell(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["physattn", "tensortrain", *map(str, words)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
+def shell(shell):
+    return lambda *words: shell("tensortrain", *map(str, words))
 
 
 @pytest.fixture

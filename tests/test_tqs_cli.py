@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from physattn.cli import app, main
+from physattn.cli import app
 from physattn.foundations.estimates import Estimate
 from physattn.foundations.files import load_tensors, save_tensors
 from physattn.foundations.runs import generator
@@ -23,22 +23,6 @@ from physattn.tqs.saliency import saliency
 from physattn.tqs.vmc import VMC, exact_energy_of
 
 SMALL = ["-s", "8", "-d", "4", "--samples", "32", "--steps", "10", "--grow", "4"]
-
-
-@pytest.fixture
-def shell(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["physattn", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
