@@ -31,6 +31,7 @@ from physattn.foundations.files import (
     write_atomically,
     write_together,
 )
+from .runs import usable
 
 # %% ../../nbs/foundations/04_experiments.ipynb #8927c710
 @dataclass(frozen=True)
@@ -377,12 +378,12 @@ def reproduce(
     given: dict[str, Any] = {"seed": seed, "device": device, "folder": folder}
     if profile not in found.profiles:
         raise ValueError(f"profile = {profile!r} does not exist: choose quick or full")
-    _check_device(device)
     config, wanted = found.profiles[profile], inspect.signature(found.function).parameters
     if device != "cpu" and "device" not in wanted:
         raise ValueError(
             f"device = {device!r} is not for {name}, which runs on the processor: leave it out"
         )
+    usable(device)
     accepted = {key: value for key, value in given.items() if key in wanted}
     if accepted.get("folder") is not None:
         _claim(Path(accepted["folder"]), name, config | {"seed": seed, "device": device})
@@ -426,10 +427,3 @@ def _claim(folder: Path, name: str, config: dict) -> None:
         raise ValueError(
             f"{folder} holds checkpoints of another run ({other}): delete it, or give another folder with --runs"
         )
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device = {device!r} is not available here: use cpu") from error
