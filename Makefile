@@ -39,7 +39,7 @@ test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)nbdev_test --n_workers $(JOBS)
 	$(BIN)pytest -q tests
 
-# Wheel and sdist, installed into a fresh environment; every extra is looked up, one by one. Needs a network.
+# Wheel and sdist, installed into a fresh environment; every extra is looked up, one by one, in the versions of requirements.lock. Needs a network.
 dist: .venv/ready
 	$(BIN)pytest -q --slow -m slow tests/test_package.py
 

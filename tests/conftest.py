@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +33,12 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    "Layers draw from the global generator: what a test gets does not depend on those before it."
+    torch.manual_seed(0)
 
 
 @pytest.fixture
