@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from physattn.foundations.estimates import Estimate
+from physattn.foundations.estimates import Estimate, paired
 from physattn.foundations.experiments import recall
-from physattn.quantum import claim
-from physattn.tensortrain import networks
 from physattn.tqs.chains import TransverseFieldIsing
 
 README = Path(__file__).resolve().parents[1]/'README.md'
@@ -61,15 +59,15 @@ def results():
     yield 'acceptance on 6 × 6 sites, linear model with all shells', layers['shells']['9']['measured'], f'source: 0.21, linear; ours with three shells: {layers["shells"]["3"]["measured"]}; with six blocks of attention: {six}', 'attention helps; much of it was repair of a cut', ['slmc/layers']
 
     found, heads = recall('quantum/promoters')['promoters'], recall('quantum/head').values
-    def against(first, other): return points(claim.paired(*(found[n]['runs']['accuracy, all frames'] for n in (first, other))))
+    def against(first, other): return points(paired(*(found[n]['runs']['accuracy, all frames'] for n in (first, other))))
     yield 'what bounded (spectral) norms cost on promoters, in points of accuracy', against('spectral', 'unnormalised'), f'source: −0.7 (one seed); attention against none (uniform): {against("spectral", "uniform")}', 'about a point at most, on a task that hardly needs attention', ['quantum/promoters']
     spectral = [run['output_error'] for name, run in heads.items() if 'spectral' in name]
     yield f'attention as a circuit, largest error of {len(spectral)} heads', f'{max(spectral):.0e}', 'exact: 0; asked for: 1e-03', 'it works; it succeeds rarely', ['quantum/head']
 
     seeds, looks = recall('tensortrain/seeds'), recall('tensortrain/evidence')
     area = {h: seeds.tensors[f'{h}/loss'].mean(1) for h in ('tt', 'dense')}
-    yield 'training loss over ten epochs, tensor train minus dense', signed(networks.paired(area['tt'], area['dense'])), 'source: "always converging faster", below 0', "the source's claim fails: it is slower", ['tensortrain/seeds']
-    def looked(measure, kind='cifar'): return signed(networks.paired(*(looks.tensors[f'{kind}/{h}/{measure}'] for h in ('tt', 'dense'))))
+    yield 'training loss over ten epochs, tensor train minus dense', signed(paired(area['tt'], area['dense'])), 'source: "always converging faster", below 0', "the source's claim fails: it is slower", ['tensortrain/seeds']
+    def looked(measure, kind='cifar'): return signed(paired(*(looks.tensors[f'{kind}/{h}/{measure}'] for h in ('tt', 'dense'))))
     yield "sharpness of GradCAM, Gini coefficient, tensor train minus dense", looked('GradCAM/gini'), "source, read off its pictures: +0.086", f'sharper in this pair; not more often right: {looked("GradCAM/mass in box", "digits")} of it in the box', ['tensortrain/evidence']
 
 def benchmarks():

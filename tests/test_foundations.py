@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.signal import lfilter
 from torch import nn
 
@@ -24,6 +25,7 @@ from physattn.foundations.estimates import (
     autocorrelation_time,
     blocking,
     bootstrap,
+    paired,
 )
 from physattn.foundations.experiments import (
     Result,
@@ -87,6 +89,21 @@ def test_blocking_of_independent_samples_is_flat():
     assert all(abs(level.value - levels[0].value) < 4 * level.error for level in levels[:9])
 
 
+@given(
+    st.lists(st.tuples(*2 * [st.floats(-1e3, 1e3)]), min_size=2, max_size=20),
+    st.floats(0.5, 0.999),
+)
+def test_a_paired_difference_is_the_t_test_of_scipy(arms, confidence):
+    a, b = np.array(arms).T
+    e, noise = paired(a, b, confidence), 1e-9 * (1 + np.abs(a - b).max())
+    assert abs(e.value - (a - b).mean()) < noise and e.n == len(a)
+    if np.ptp(a - b) > 1e-6:
+        oracle = stats.ttest_rel(a, b).confidence_interval(confidence)
+        assert np.allclose([e.low, e.high], oracle, rtol=1e-6, atol=noise)
+    else:
+        assert e.high - e.low < 1e-2
+
+
 def test_bootstrap_keeps_rows_whole():
     pairs = np.random.default_rng(0).normal(size=(50, 1)) + np.array([[0.0, 1.0]])
     difference = bootstrap(pairs, lambda rows, axis: (rows[:, 1] - rows[:, 0]).mean())
@@ -99,6 +116,20 @@ def test_bootstrap_keeps_rows_whole():
 def test_estimates_refuse_what_has_no_error(samples, words):
     with pytest.raises(ValueError, match=words):
         Estimate.from_samples(samples, independent=True)
+
+
+@pytest.mark.parametrize(
+    "a, b, words",
+    [
+        ([1, 2], [1, 2, 3], "pair up"),
+        ([[1, 2]], [[1, 2]], "pair up"),
+        ([1], [2], "at least 2"),
+        ([1, np.inf], [1, 2], "finite"),
+    ],
+)
+def test_arms_that_are_no_pairs_are_refused(a, b, words):
+    with pytest.raises(ValueError, match=words):
+        paired(a, b)
 
 
 # --- files

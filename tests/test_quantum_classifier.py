@@ -11,14 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from physattn.foundations.experiments import recall, reproduce
-from physattn.quantum.claim import (
-    CLAIM,
-    VARIANTS,
-    build,
-    cluster_bootstrap,
-    measure,
-    paired,
-)
+from physattn.quantum.claim import CLAIM, VARIANTS, build, cluster_bootstrap, measure
 from physattn.quantum.classifier import (
     PRESETS,
     OneLayer,
@@ -291,12 +284,7 @@ def test_variants_start_from_the_same_weights():
     assert models["uniform"].config.attention == "uniform"
 
 
-def test_paired_and_cluster_bootstrap_against_closed_forms():
-    found = paired([0.84, 0.85, 0.86], [0.83, 0.85, 0.84])
-    assert found.value == pytest.approx(0.01) and found.error == pytest.approx(
-        0.01 / math.sqrt(3)
-    )
-    assert found.high - found.value == pytest.approx(4.302653 * found.error, rel=1e-5)
+def test_cluster_bootstrap_against_a_closed_form():
     rng = np.random.default_rng(0)
     # clusters of ten copies: the error is that of the clusters, not of the examples
     right = torch.tensor(np.repeat(rng.random(400) < 0.8, 10))
@@ -306,8 +294,6 @@ def test_paired_and_cluster_bootstrap_against_closed_forms():
     single = cluster_bootstrap(right, labels, np.arange(4000))
     assert grouped.error == pytest.approx(math.sqrt(0.16 / 400), rel=0.15)
     assert grouped.error == pytest.approx(math.sqrt(10) * single.error, rel=0.1)
-    with pytest.raises(ValueError, match="seeds"):
-        paired([1.0], [0.5])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from physattn.tensortrain.evidence import (
     half_area,
     insertion,
     mass_in_box,
-    paired,
     pasted_digits,
     planted_images,
     planted_network,
@@ -305,23 +304,6 @@ def test_randomisation_correlates_with_the_untouched_map(planted):
     assert found["saliency"]["0"].mean() < 0.9
 
 
-# Differences
-
-
-def test_a_paired_difference_is_the_t_test_of_scipy():
-    a, b = random(7).numpy() + 0.3, random(7, seed=1).numpy()
-    effect, test = paired(a, b), stats.ttest_rel(a, b)
-    low, high = test.confidence_interval(0.95)
-    assert np.allclose([effect.difference.low, effect.difference.high], [low, high])
-    assert abs(effect.difference.value / effect.difference.error - test.statistic) < 1e-12
-    assert abs(effect.size - test.statistic / math.sqrt(7)) < 1e-12
-    assert effect.significant == (test.pvalue < 0.05)
-    assert effect.bootstrap.low < effect.difference.value < effect.bootstrap.high
-    assert not paired(a, a).significant and paired(a, a).size == 0
-    wide = paired(a, b, confidence=0.999).difference
-    assert wide.low < low and wide.high > high
-
-
 # The whole
 
 
@@ -349,8 +331,6 @@ def test_the_report_has_every_measure():
         (lambda m: deletion(classifier(), m[:, None], m, steps=0), "steps = 0"),
         (lambda m: planted_network("nothing"), "reads"),
         (lambda m: pasted_digits(3, grounds=m[:, None]), "grounds"),
-        (lambda m: paired([1, 2], [1, 2, 3]), "pair up"),
-        (lambda m: paired([1], [2]), "at least 2"),
         (
             lambda m: find("tensortrain/evidence").function(1, 4, 4, 1, data=("stars",)),
             "stars",

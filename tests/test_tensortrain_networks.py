@@ -10,7 +10,6 @@ import types
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 
 from physattn.foundations.experiments import recall, results_folder
@@ -25,7 +24,6 @@ from physattn.tensortrain.networks import (
     gratings,
     images,
     network,
-    paired,
     recalled,
     train,
 )
@@ -341,14 +339,6 @@ def test_gratings_have_the_direction_that_their_label_says():
 # What is measured
 
 
-def test_paired_differences_are_student_s():
-    a, b = np.array([1.0, 2.0, 4.0, 3.0]), np.array([0.5, 2.5, 2.0, 2.0])
-    e, oracle = paired(a, b), stats.ttest_rel(a, b)
-    low, high = oracle.confidence_interval(0.95)
-    assert np.allclose([e.low, e.high], [low, high])
-    assert math.isclose(e.value / e.error, oracle.statistic)
-
-
 def test_epochs_to_interpolates_between_the_ends_of_epochs():
     loss = [[3.0, 2.0, 1.0], [3.0, 2.9, 2.8], [0.5, 0.4, 0.3], [3.0, 1.5, 2.5]]
     assert np.allclose(epochs_to(loss, 1.5), [2.5, np.nan, 1.0, 2.0], equal_nan=True)
@@ -403,8 +393,6 @@ def test_bad_input_gets_one_sentence(tmp_path, monkeypatch, without_cache):
         train(tiny(), x, y[1:])
     with pytest.raises(ValueError, match="batch = 19 leaves a step of one image"):
         train(tiny(), x, y, batch=19)
-    with pytest.raises(ValueError, match="common seeds"):
-        paired(torch.ones(3), torch.ones(4))
     folder_of_jpegs(tmp_path)
     monkeypatch.setenv("PHYSATTN_DATA", str(tmp_path))
     with pytest.raises(ValueError, match="choose train or test"):

@@ -5,22 +5,20 @@
 # %% auto #0
 __all__ = ['CROSSES', 'gini', 'entropy', 'half_area', 'correlation', 'planted_images', 'planted_network', 'pointing_game',
            'mass_in_box', 'deletion', 'insertion', 'area', 'textures', 'pasted_digits', 'randomised', 'randomisation',
-           'Effect', 'paired', 'report', 'evidence']
+           'report', 'evidence']
 
 # %% ../../nbs/tensortrain/06_evidence.ipynb #8c4a1d15
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from ..foundations.estimates import Estimate, bootstrap
+from ..foundations.estimates import Estimate
 from ..foundations.experiments import experiment
 from ..foundations.runs import generator
 from . import maps
@@ -472,66 +470,6 @@ def randomisation(
         for name, method in methods.items():
             found[name][layer] = correlation(before[name], method(copy, x, target))
     return found
-
-# %% ../../nbs/tensortrain/06_evidence.ipynb #469c7f59
-@dataclass(frozen=True)
-class Effect:
-    """A paired difference.
-
-    Args:
-        difference: its mean and standard error, with Student's confidence interval.
-        bootstrap: the same with the interval of a bootstrap.
-        size: mean over standard deviation of the differences.
-    """
-
-    difference: Estimate
-    bootstrap: Estimate
-    size: float
-
-    @property
-    def significant(self) -> bool:
-        """Whether Student's interval excludes zero."""
-        return self.difference.low > 0 or self.difference.high < 0
-
-    def __str__(self) -> str:
-        return str(self.difference)
-
-
-def paired(a: Any, b: Any, confidence: float = 0.95, seed: int = 0) -> Effect:
-    """The difference of two arms that were measured with the same seeds.
-
-    Student (1908).
-
-    Args:
-        a: one number for each seed, shape (n,).
-        b: the same for the other arm, in the same order.
-        confidence: coverage of the intervals.
-        seed: of the bootstrap.
-
-    Raises:
-        ValueError: if the arms do not pair up, or there are fewer than two seeds.
-    """
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(
-            f"arms of shapes {a.shape} and {b.shape} do not pair up: give one number for each seed"
-        )
-    d = a - b
-    mean = Estimate.from_samples(d, independent=True)
-    reach = mean.error * stats.t.ppf((1 + confidence) / 2, len(d) - 1)
-    interval = Estimate(
-        mean.value, mean.error, mean.n, mean.value - reach, mean.value + reach
-    )
-    spread = d.std(ddof=1)
-    size = (
-        mean.value / spread
-        if spread > 0
-        else math.copysign(math.inf, mean.value)
-        if mean.value
-        else 0.0
-    )
-    resampled = bootstrap(d, confidence=confidence, seed=seed) if spread > 0 else interval
-    return Effect(interval, resampled, float(size))
 
 # %% ../../nbs/tensortrain/06_evidence.ipynb #6fc9d4ff
 def report(

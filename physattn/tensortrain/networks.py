@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'HEADS', 'CLASSES', 'ARCHIVE', 'Network', 'network', 'recalled', 'images', 'gratings', 'train',
-           'evaluate', 'many_seeds', 'source_training', 'momentum_ablation', 'paired', 'epochs_to']
+           'evaluate', 'many_seeds', 'source_training', 'momentum_ablation', 'epochs_to']
 
 # %% ../../nbs/tensortrain/03_networks.ipynb #1b8427a1
 import functools
@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from ..foundations.estimates import Estimate
@@ -593,28 +592,6 @@ def momentum_ablation(
     return found
 
 # %% ../../nbs/tensortrain/03_networks.ipynb #633c7330
-def paired(a: Tensor, b: Tensor, confidence: float = 0.95) -> Estimate:
-    """Mean difference of two arms over seeds, with Student's interval.
-
-    Args:
-        a: one number for each seed, shape (seeds,).
-        b: the same for the other arm, seed by seed.
-        confidence: coverage of the interval `[low, high]`.
-
-    Raises:
-        ValueError: if there are not equally many numbers, at least two, in both.
-    """
-    a, b = (np.asarray(values, dtype=float) for values in (a, b))
-    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
-        raise ValueError(
-            f"shapes {a.shape} and {b.shape} are not one number for each of at least two "
-            "common seeds: give arrays of shape (seeds,)"
-        )
-    mean = Estimate.from_samples(a - b, independent=True)
-    half = mean.error * float(stats.t.ppf((1 + confidence) / 2, len(a) - 1))
-    return Estimate(mean.value, mean.error, mean.n, mean.value - half, mean.value + half)
-
-
 def epochs_to(loss: Tensor, threshold: float) -> np.ndarray:
     """How many epochs it takes until a loss is below a threshold.
 
