@@ -523,7 +523,7 @@ def test_page_loads_cleanly(browser, site, page, theme, width):
 @built
 def test_search_finds_the_oscillator(browser, site):
     with Visit(browser, site, "search.html?q=oscillator") as visit:
-        visit.tab.wait_for_selector("#search-results li a", timeout=10_000)
+        visit.tab.wait_for_selector("#search-results li a", timeout=60_000)
 
 
 def pages_that_play(name):
