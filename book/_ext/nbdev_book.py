@@ -137,8 +137,9 @@ def drop_thebe(app, pagename, templatename, context, doctree):
     for key in ('script_files', 'css_files'): context[key] = [f for f in context.get(key, []) if not thebe(f)]
 
 def load_players(app, pagename, templatename, context, doctree):
-    "A figure to play with, `data-play=\"name\"`, brings its own script, on the pages where it stands."
-    for name in sorted(set(re.findall(r'data-play="(\w+)"', context.get('body', '')))): app.add_js_file(f'{name}.js', loading_method='defer')
+    "A figure to play with, `data-play=\"name\"`, brings its own script, on the pages where it stands, behind what all of them share."
+    names = sorted(set(re.findall(r'data-play="(\w+)"', context.get('body', ''))))
+    for name in ['play', *names] if names else []: app.add_js_file(f'{name}.js', loading_method='defer')
 
 def patch_codeautolink():
     "Two cases that it does not expect."

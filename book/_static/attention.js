@@ -22,28 +22,19 @@
   };
   if (typeof document === "undefined") { globalThis.physattnAttention = { gibbs, KEYS }; return; }
 
-  const ROOT = ".physattn-play[data-play=attention]";
+  const { element, drawn, slider, readings, mount } = physattnPlay;
   const STYLE = `
-${ROOT}{margin:1.2rem 0;padding:.9rem;border:1px solid var(--physattn-grid,#d5dbe1);border-radius:.4rem;color:var(--physattn-fg,#1f2933);background:var(--physattn-bg,#fff);font-size:.95rem}
-${ROOT} .pa-controls{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(13rem,100%),1fr));gap:.4rem 1.2rem;margin-bottom:.5rem}
-${ROOT} .pa-control{display:grid;grid-template-columns:1fr auto;gap:0 .5rem;min-width:0}
-${ROOT} .pa-control input{grid-column:1/-1;width:100%;min-width:0;accent-color:var(--physattn-c0,#2f4fc4);min-height:1.75rem;margin:0}
-${ROOT} input:focus-visible{outline:2px solid var(--physattn-c0,#2f4fc4);outline-offset:2px}
-${ROOT} output{font-variant-numeric:tabular-nums}
-${ROOT} .pa-views{display:grid;grid-template-columns:minmax(0,3fr) minmax(0,2fr);gap:.8rem}
-@media(max-width:640px){${ROOT} .pa-views{grid-template-columns:minmax(0,1fr)}}
-${ROOT} svg{display:block;width:100%;height:auto;max-width:100%}
-${ROOT} svg text{fill:var(--physattn-fg,#1f2933);font:11px system-ui,sans-serif}
-${ROOT} .pa-axis{stroke:var(--physattn-muted,#5d6875);stroke-width:1;fill:none}
-${ROOT} .pa-key{stroke:var(--physattn-c0,#2f4fc4);stroke-width:2;fill:none;stroke-linecap:round;stroke-linejoin:round}
-${ROOT} .pa-query{stroke:var(--physattn-c1,#d66d13);stroke-width:2.6}
-${ROOT} .pa-received{stroke:var(--physattn-c2,#0d9c70);stroke-width:2.6}
-${ROOT} .pa-bar{fill:var(--physattn-c0,#2f4fc4)}
-${ROOT} .pa-law{stroke:var(--physattn-c1,#d66d13);stroke-width:1.5;fill:none}
-${ROOT} dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(6rem,100%),1fr));gap:.3rem .6rem;margin:.6rem 0 0}
-${ROOT} dl div{display:flex;flex-direction:column}
-${ROOT} dt{font-weight:400;font-size:.82rem;color:var(--physattn-muted,#5d6875)}
-${ROOT} dd{margin:0;font-variant-numeric:tabular-nums}`;
+.pa-controls{--least:13rem}
+.pa-views{grid-template-columns:minmax(0,3fr) minmax(0,2fr)}
+.pa-views svg{display:block;width:100%;height:auto;max-width:100%}
+.pa-views svg text{fill:var(--physattn-fg);font:11px system-ui,sans-serif}
+.pa-axis{stroke:var(--physattn-muted);stroke-width:1;fill:none}
+.pa-key{stroke:var(--physattn-c0);stroke-width:2;fill:none;stroke-linecap:round;stroke-linejoin:round}
+.pa-query{stroke:var(--physattn-c1);stroke-width:2.6}
+.pa-received{stroke:var(--physattn-c2);stroke-width:2.6}
+.pa-bar{fill:var(--physattn-c0)}
+.pa-law{stroke:var(--physattn-c1);stroke-width:1.5;fill:none}
+[data-play=attention] dl{--least:5.5rem}`;
 
   // The temperature is logarithmic: value = 10 ** position.
   const SLIDERS = [
@@ -54,14 +45,6 @@ ${ROOT} dd{margin:0;font-variant-numeric:tabular-nums}`;
   const READINGS = [
     ["seen", "keys seen, e^S"], ["distance", "mean distance"], ["mean", "energy ⟨E⟩"], ["entropy", "entropy S"], ["free", "⟨E⟩ − TS"], ["heat", "heat capacity"],
   ];
-  let serial = 0;
-  const fill = (node, attributes, children) => {
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    node.append(...children);
-    return node;
-  };
-  const element = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
-  const drawn = (tag, attributes = {}, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
   const arrow = (x, y, [u, v], length, kind) => {
     const size = Math.hypot(u, v), a = length * u / 2, b = -length * v / 2, head = Math.min(5, length * size / 3);
     const tip = size < 1e-9 ? "" : [1, -1].map(s => {
@@ -103,48 +86,30 @@ ${ROOT} dd{margin:0;font-variant-numeric:tabular-nums}`;
     ];
   };
 
-  const mount = root => {
-    if (root.dataset.mounted) return;
-    root.dataset.mounted = "yes";
-    const id = `pa${serial++}`, controls = {}, readings = {};
-    const box = element("div", { class: "pa-controls", role: "group", "aria-label": "temperature, query and price of distance" });
-    for (const [name, title, min, max, step, value] of SLIDERS) {
-      const input = element("input", { type: "range", id: `${id}-${name}`, min, max, step, value });
-      const shown = element("output", { for: input.id });
-      box.append(element("div", { class: "pa-control" }, element("label", { for: input.id }, title), shown, input));
-      controls[name] = { input, shown };
-    }
+  mount("attention", STYLE, (root, id) => {
+    const sliders = SLIDERS.map(([name, title, min, max, step, value]) => slider(`${id}-${name}`, title, min, max, step, value));
     const views = [drawn("svg", { viewBox: "0 0 384 210", role: "img" }), drawn("svg", { viewBox: "0 0 258 210", role: "img" })];
-    const list = element("dl", { "aria-live": "polite" });
-    for (const [key, title] of READINGS) {
-      readings[key] = element("dd");
-      list.append(element("div", {}, element("dt", {}, title), readings[key]));
-    }
-    root.replaceChildren(box, element("div", { class: "pa-views" }, ...views), list);
+    const [said, list] = readings(READINGS);
+    root.replaceChildren(
+      element("div", { class: "play-controls pa-controls", role: "group", "aria-label": "temperature, query and price of distance" }, ...sliders.map(s => s.box)),
+      element("div", { class: "play-views pa-views" }, ...views), list);
 
     const draw = () => {
       const at = {};
-      for (const [name, , , , , , text] of SLIDERS) {
-        const { input, shown } = controls[name], value = Number(input.value);
+      SLIDERS.forEach(([name, , , , , , text], i) => {
+        const value = Number(sliders[i].input.value);
         at[name] = name === "temperature" ? 10 ** value : value;
-        shown.textContent = text(value);
-        input.setAttribute("aria-valuetext", shown.textContent);
-      }
+        sliders[i].say(text(value));
+      });
       const now = gibbs(at.degrees, at.temperature, at.price);
-      for (const [key] of READINGS) readings[key].textContent = now[key].toFixed(2).replace("-", "−");
+      for (const [key] of READINGS) said[key].textContent = now[key].toFixed(2).replace("-", "−");
       views[0].replaceChildren(...row(at.degrees, now));
       views[1].replaceChildren(...levels(at.temperature, now));
       const best = now.weights.indexOf(Math.max(...now.weights));
       views[0].setAttribute("aria-label", `Fifteen keys and their attention; the largest, ${now.weights[best].toFixed(2)}, goes to the key at distance ${best - MIDDLE}, and ${now.seen.toFixed(1)} keys are seen.`);
       views[1].setAttribute("aria-label", `Attention against pair energy: fifteen points on the exponential of Gibbs at temperature ${at.temperature.toPrecision(2)}.`);
     };
-    for (const { input } of Object.values(controls)) input.addEventListener("input", draw);
+    for (const { input } of sliders) input.addEventListener("input", draw);
     draw();
-  };
-
-  const start = () => {
-    document.head.append(element("style", {}, STYLE));
-    document.querySelectorAll(ROOT).forEach(mount);
-  };
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  });
 })();

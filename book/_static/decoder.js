@@ -50,43 +50,30 @@
   };
   if (typeof document === "undefined") { globalThis.physattnDecoder = { RINGS, beginnings, conditionals, changes }; return; }
 
+  const { element, mount } = physattnPlay;
   const STYLE = `
-.physattn-play[data-play=decoder]{margin:1.5rem 0;padding:.9rem;border:1px solid var(--physattn-grid,#d5dbe1);border-radius:.4rem;color:var(--physattn-fg,#1f2933);background:var(--physattn-bg,#fff);font-size:.95rem}
 .physattn-play .pd-controls{display:flex;flex-wrap:wrap;gap:.5rem;margin-bottom:.8rem}
-.physattn-play .pd-controls :is(select,button),.physattn-play .pd-spins button{font:inherit;color:inherit;background:var(--physattn-bg,#fff);border:1px solid var(--physattn-muted,#66727f);border-radius:.25rem;min-height:2.1rem;cursor:pointer}
-.physattn-play .pd-controls :is(select,button){padding:0 .6rem;max-width:100%}
-.physattn-play[data-play=decoder] :is(select,button):focus-visible{outline:3px solid var(--physattn-c0,#2b6cb0);outline-offset:1px}
 .physattn-play .pd-row{display:grid;grid-template-columns:repeat(12,minmax(0,1fr));gap:clamp(2px,.6vw,6px)}
 .physattn-play .pd-spins button{padding:0;min-height:2.6rem;font-size:1.25rem;line-height:1}
-.physattn-play .pd-spins button[aria-pressed=true]{background:var(--physattn-fg,#1f2933);color:var(--physattn-bg,#fff)}
-.physattn-play .pd-spins button.pd-last{border:2px solid var(--physattn-c1,#d66d13)}
+.physattn-play .pd-spins button[aria-pressed=true]{background:var(--physattn-fg);color:var(--physattn-bg)}
+.physattn-play .pd-spins button.pd-last{border:2px solid var(--physattn-c1)}
 .physattn-play .pd-title{display:flex;justify-content:space-between;gap:1rem;margin:.8rem 0 .2rem;font-size:.85rem}
-.physattn-play .pd-title span+span{color:var(--physattn-muted,#66727f);white-space:nowrap}
-.physattn-play .pd-plot{height:6.5rem;border-block:1px solid var(--physattn-muted,#66727f);background:linear-gradient(var(--physattn-grid,#d5dbe1),var(--physattn-grid,#d5dbe1)) 0 50%/100% 1px no-repeat}
+.physattn-play .pd-title span+span{color:var(--physattn-muted);white-space:nowrap}
+.physattn-play .pd-plot{height:6.5rem;border-block:1px solid var(--physattn-muted);background:linear-gradient(var(--physattn-grid),var(--physattn-grid)) 0 50%/100% 1px no-repeat}
 .physattn-play .pd-plot.pd-low{height:4.5rem;background:none}
 .physattn-play .pd-cell{position:relative;height:100%}
-.physattn-play .pd-bar{position:absolute;inset:auto 0 0;background:var(--physattn-c0,#2b6cb0);transition:height .25s}
-.physattn-play .pd-low .pd-bar{background:var(--physattn-c1,#d66d13)}
-.physattn-play .pd-was{position:absolute;inset-inline:-1px;border-top:2px solid var(--physattn-fg,#1f2933)}
-.physattn-play .pd-none .pd-bar{height:100%!important;opacity:.3;background:repeating-linear-gradient(45deg,var(--physattn-muted,#66727f) 0 2px,transparent 2px 7px)!important}
-.physattn-play .pd-sites{margin-top:.2rem;font-size:.75rem;text-align:center;color:var(--physattn-muted,#66727f)}
+.physattn-play .pd-bar{position:absolute;inset:auto 0 0;background:var(--physattn-c0);transition:height .25s}
+.physattn-play .pd-low .pd-bar{background:var(--physattn-c1)}
+.physattn-play .pd-was{position:absolute;inset-inline:-1px;border-top:2px solid var(--physattn-fg)}
+.physattn-play .pd-none .pd-bar{height:100%!important;opacity:.3;background:repeating-linear-gradient(45deg,var(--physattn-muted) 0 2px,transparent 2px 7px)!important}
+.physattn-play .pd-sites{margin-top:.2rem;font-size:.75rem;text-align:center;color:var(--physattn-muted)}
 .physattn-play .pd-said{margin:.7rem 0 0;font-size:.9rem;min-height:2.9em;font-variant-numeric:tabular-nums}
 @media(prefers-reduced-motion:reduce){.physattn-play .pd-bar{transition:none}}`;
 
   const START = [0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 0, 1];
-  let serial = 0;
 
-  const element = (tag, attributes = {}, ...children) => {
-    const node = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    node.append(...children);
-    return node;
-  };
-
-  const mount = root => {
-    if (root.dataset.mounted) return;
-    root.dataset.mounted = "yes";
-    const id = `pd${serial++}`, memory = {};
+  mount("decoder", STYLE, (root, id) => {
+    const memory = {};
     let spins = [...START], flipped = null;
 
     const choice = element("select", { "aria-label": "ground state of" }, ...Object.entries(RINGS).map(([key, title]) => element("option", { value: key }, title)));
@@ -144,11 +131,5 @@
       draw();
     });
     draw();
-  };
-
-  const start = () => {
-    document.head.append(element("style", {}, STYLE));
-    document.querySelectorAll('.physattn-play[data-play="decoder"]').forEach(mount);
-  };
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  });
 })();

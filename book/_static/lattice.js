@@ -75,126 +75,24 @@
   };
   if (typeof document === "undefined") { globalThis.physattnLattice = { MODEL, SHELLS, J, W, generator, random, sweep, effective, staggered, reference }; return; }
 
+  const { element, slider, readings, colours, prepared, redrawn, mount } = physattnPlay;
   const STYLE = `
-.physattn-play[data-play=lattice]{margin:1.5rem 0;padding:.9rem;border:1px solid var(--physattn-grid,#d5dbe1);border-radius:.4rem;color:var(--physattn-fg,#1f2933);background:var(--physattn-bg,#fff);font-size:.95rem}
-.physattn-play .pl-controls{display:flex;flex-wrap:wrap;align-items:end;gap:.6rem 1.2rem;margin-bottom:.7rem}
-.physattn-play .pl-controls button{font:inherit;color:inherit;background:var(--physattn-bg,#fff);border:1px solid var(--physattn-muted,#66727f);border-radius:.25rem;min-height:2.2rem;padding:0 .8rem;cursor:pointer}
-.physattn-play .pl-slider{display:grid;grid-template-columns:1fr auto;gap:0 .5rem;flex:1 1 13rem;min-width:0}
-.physattn-play .pl-slider input{grid-column:1/-1;width:100%;min-width:0;margin:0;min-height:1.75rem;accent-color:var(--physattn-c0,#2b6cb0)}
-.physattn-play .pl-check{display:flex;gap:.45rem;align-items:center;min-height:2.2rem}
-.physattn-play .pl-check input{width:1.1rem;height:1.1rem;margin:0;accent-color:var(--physattn-c0,#2b6cb0)}
-.physattn-play[data-play=lattice] :is(input,button):focus-visible{outline:2px solid var(--physattn-c0,#2b6cb0);outline-offset:2px}
-.physattn-play[data-play=lattice] output{font-variant-numeric:tabular-nums}
-.physattn-play .pl-views{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:.9rem}
-@media(max-width:640px){.physattn-play .pl-views{grid-template-columns:minmax(0,1fr)}}
-.physattn-play[data-play=lattice] canvas{display:block;width:100%}
-.physattn-play .pl-lattice{aspect-ratio:1}
-.physattn-play .pl-curve{height:15rem}
-.physattn-play .pl-key{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin:.4rem 0 0;padding:0;font-size:.86rem}
-.physattn-play .pl-key i{display:inline-block;width:1.4rem;border-top:3px solid;vertical-align:middle;margin-right:.4rem}
-.physattn-play .pl-bar{height:.7rem;border-radius:.2rem}
-.physattn-play .pl-ends{display:flex;justify-content:space-between;font-size:.82rem;color:var(--physattn-muted,#66727f)}
-.physattn-play[data-play=lattice] dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(8.5rem,100%),1fr));gap:.3rem 1rem;margin:.6rem 0 0}
-.physattn-play[data-play=lattice] dl div{display:flex;flex-direction:column}
-.physattn-play[data-play=lattice] dt{font-weight:400;font-size:.82rem;color:var(--physattn-muted,#66727f)}
-.physattn-play[data-play=lattice] dd{margin:0;font-variant-numeric:tabular-nums}`;
+.pl-controls{display:flex;flex-wrap:wrap;align-items:end;gap:.6rem 1.2rem}
+.pl-controls .play-control{flex:1 1 13rem}
+.pl-check{display:flex;gap:.45rem;align-items:center;min-height:2.1rem}
+.pl-check input{width:1.1rem;height:1.1rem;margin:0;accent-color:var(--physattn-c0)}
+.pl-lattice{height:auto;aspect-ratio:1}
+.pl-curve{height:15rem}
+.pl-bar{height:.7rem;border-radius:.2rem}
+.pl-ends{display:flex;justify-content:space-between;font-size:.82rem;color:var(--physattn-muted)}
+[data-play=lattice] dl{--least:8.5rem}`;
 
   const KEPT = 240, MOST = MODEL.strengths[MODEL.strengths.length - 1], EVERY = 90;
-  let serial = 0;
-
-  const element = (tag, attributes = {}, ...children) => {
-    const node = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    node.append(...children);
-    return node;
-  };
   const rgb = text => {
     const hex = /^#([0-9a-f]{6})$/i.exec(text);
     return hex ? [0, 2, 4].map(k => parseInt(hex[1].slice(k, k + 2), 16)) : [128, 128, 128];
   };
 
-  const mount = root => {
-    if (root.dataset.mounted) return;
-    root.dataset.mounted = "yes";
-    const id = `pl${serial++}`, calm = matchMedia("(prefers-reduced-motion: reduce)");
-    const play = element("button", { type: "button" }), step = element("button", { type: "button" }, "One sweep"), shuffle = element("button", { type: "button" }, "Random spins");
-    const slider = element("input", { type: "range", id: `${id}-strength`, min: 0, max: MOST, step: 0.05, value: 1 });
-    const shown = element("output", { for: slider.id });
-    const smear = element("input", { type: "checkbox", id: `${id}-smear` });
-    const lattice = element("canvas", { class: "pl-lattice", role: "img" }), curve = element("canvas", { class: "pl-curve", role: "img" });
-    const bar = element("div", { class: "pl-bar" }), lines = {}, readings = {};
-    const key = element("p", { class: "pl-key" });
-    for (const [name, title] of [["now", "each sweep"], ["mean", "mean since the last change"], ["reference", "long simulation"]]) {
-      lines[name] = element("i");
-      key.append(element("span", {}, lines[name], title));
-    }
-    const list = element("dl");
-    for (const [name, title] of [["sweeps", "sweeps since the change"], ["mean", "mean m²(π, π)"], ["reference", "long simulation"], ["exact", "with the electrons"], ["smeared", "mean of the effective spins"]]) {
-      readings[name] = element("dd");
-      list.append(element("div", {}, element("dt", {}, title), readings[name]));
-    }
-    root.replaceChildren(
-      element("div", { class: "pl-controls", role: "group", "aria-label": "controls of the lattice" }, play, step, shuffle,
-        element("div", { class: "pl-slider" }, element("label", { for: slider.id }, "strength of the couplings"), shown, slider),
-        element("label", { class: "pl-check" }, smear, "show the effective spins")),
-      element("div", { class: "pl-views" },
-        element("div", {}, lattice, bar, element("div", { class: "pl-ends" }, element("span", {}, "into the page"), element("span", {}, "out of the page"))),
-        element("div", {}, curve, key, list)));
-
-    const rng = generator(7);
-    let S = random(rng), history = [], total = 0, smeared = 0, count = 0, running = !calm.matches, visible = true, then = 0;
-    const forget = () => { total = 0; smeared = 0; count = 0; };
-    const strength = () => Number(slider.value);
-    const advance = () => {
-      sweep(S, strength(), rng);
-      const m = staggered(S);
-      total += m; smeared += staggered(effective(S)); count += 1;
-      history.push([m, total / count]);
-      if (history.length > KEPT) history.shift();
-    };
-
-    const draw = () => {
-      const css = getComputedStyle(root), colour = (name, fallback) => css.getPropertyValue(`--physattn-${name}`).trim() || fallback;
-      const c = { fg: colour("fg", "#1f2933"), grid: colour("grid", "#d5dbe1"), low: colour("c0", "#2f4fc4"), high: colour("c1", "#d66d13"), third: colour("c2", "#0d9c70"), muted: colour("muted", "#66727f") };
-      lines.now.style.borderColor = c.muted; lines.mean.style.borderColor = c.low; lines.reference.style.borderColor = c.high;
-      bar.style.background = `linear-gradient(90deg, ${c.low}, ${c.muted}, ${c.high})`;
-      arrows(lattice, smear.checked ? effective(S) : S, c);
-      curveOf(curve, history, reference(strength()), c);
-      shown.textContent = strength().toFixed(2);
-      slider.setAttribute("aria-valuetext", shown.textContent);
-      play.textContent = running ? "Pause" : "Play";
-      readings.sweeps.textContent = String(count);
-      readings.mean.textContent = count ? (total / count).toFixed(3) : "–";
-      readings.smeared.textContent = count ? (smeared / count).toFixed(3) : "–";
-      readings.reference.textContent = reference(strength()).toFixed(3);
-      readings.exact.textContent = strength() === 1 ? MODEL.exact.toFixed(3) : "at strength 1 only";
-      lattice.setAttribute("aria-label", `${smear.checked ? "Effective spins" : "Spins"} on 8 by 8 sites, staggered structure factor ${staggered(smear.checked ? effective(S) : S).toFixed(2)}.`);
-      curve.setAttribute("aria-label", `Staggered structure factor over the last ${history.length} sweeps, mean ${readings.mean.textContent}, long simulation ${readings.reference.textContent}.`);
-    };
-    const tick = now => {
-      if (running && visible && now - then >= EVERY) { then = now; advance(); draw(); }
-      if (running) requestAnimationFrame(tick);
-    };
-    play.addEventListener("click", () => { running = !running; if (running) requestAnimationFrame(tick); draw(); });
-    step.addEventListener("click", () => { advance(); draw(); });
-    shuffle.addEventListener("click", () => { S = random(rng); forget(); draw(); });
-    slider.addEventListener("input", () => { forget(); draw(); });
-    smear.addEventListener("change", draw);
-    new IntersectionObserver(([seen]) => { visible = seen.isIntersecting; }).observe(root);
-    new ResizeObserver(draw).observe(root);
-    new MutationObserver(draw).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme", "data-mode", "class"] });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-    draw();
-    if (running) requestAnimationFrame(tick);
-  };
-
-  const prepared = canvas => {
-    const ratio = devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight, ctx = canvas.getContext("2d");
-    canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio);
-    ctx.scale(ratio, ratio);
-    ctx.font = "12px system-ui, sans-serif";
-    return [ctx, width, height];
-  };
   const arrows = (canvas, S, c) => {
     const [ctx, width] = prepared(canvas);
     if (!width) return;
@@ -234,9 +132,65 @@
     line(c.low, 2.5, h => h[1]);
   };
 
-  const start = () => {
-    document.head.append(element("style", {}, STYLE));
-    document.querySelectorAll('.physattn-play[data-play="lattice"]').forEach(mount);
-  };
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  mount("lattice", STYLE, (root, id) => {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)");
+    const play = element("button", { type: "button" }), step = element("button", { type: "button" }, "One sweep"), shuffle = element("button", { type: "button" }, "Random spins");
+    const couplings = slider(`${id}-strength`, "strength of the couplings", 0, MOST, 0.05, 1);
+    const smear = element("input", { type: "checkbox", id: `${id}-smear` });
+    const lattice = element("canvas", { class: "pl-lattice", role: "img" }), curve = element("canvas", { class: "pl-curve", role: "img" });
+    const bar = element("div", { class: "pl-bar" }), lines = {}, key = element("p", { class: "play-key" });
+    for (const [name, title] of [["now", "each sweep"], ["mean", "mean since the last change"], ["reference", "long simulation"]]) {
+      lines[name] = element("i");
+      key.append(element("span", {}, lines[name], title));
+    }
+    const [said, list] = readings([["sweeps", "sweeps since the change"], ["mean", "mean m²(π, π)"], ["reference", "long simulation"], ["exact", "with the electrons"], ["smeared", "mean of the effective spins"]], {});
+    root.replaceChildren(
+      element("div", { class: "play-controls pl-controls", role: "group", "aria-label": "controls of the lattice" }, play, step, shuffle, couplings.box,
+        element("label", { class: "pl-check" }, smear, "show the effective spins")),
+      element("div", { class: "play-views" },
+        element("div", {}, lattice, bar, element("div", { class: "pl-ends" }, element("span", {}, "into the page"), element("span", {}, "out of the page"))),
+        element("div", {}, curve, key, list)));
+
+    const rng = generator(7);
+    let S = random(rng), history = [], total = 0, smeared = 0, count = 0, running = !calm.matches, visible = true, then = 0;
+    const forget = () => { total = 0; smeared = 0; count = 0; };
+    const strength = () => Number(couplings.input.value);
+    const advance = () => {
+      sweep(S, strength(), rng);
+      const m = staggered(S);
+      total += m; smeared += staggered(effective(S)); count += 1;
+      history.push([m, total / count]);
+      if (history.length > KEPT) history.shift();
+    };
+
+    const draw = () => {
+      const c = colours(root, { fg: "fg", grid: "grid", low: "c0", high: "c1", muted: "muted" });
+      lines.now.style.borderColor = c.muted; lines.mean.style.borderColor = c.low; lines.reference.style.borderColor = c.high;
+      bar.style.background = `linear-gradient(90deg, ${c.low}, ${c.muted}, ${c.high})`;
+      arrows(lattice, smear.checked ? effective(S) : S, c);
+      curveOf(curve, history, reference(strength()), c);
+      couplings.say(strength().toFixed(2));
+      play.textContent = running ? "Pause" : "Play";
+      said.sweeps.textContent = String(count);
+      said.mean.textContent = count ? (total / count).toFixed(3) : "–";
+      said.smeared.textContent = count ? (smeared / count).toFixed(3) : "–";
+      said.reference.textContent = reference(strength()).toFixed(3);
+      said.exact.textContent = strength() === 1 ? MODEL.exact.toFixed(3) : "at strength 1 only";
+      lattice.setAttribute("aria-label", `${smear.checked ? "Effective spins" : "Spins"} on 8 by 8 sites, staggered structure factor ${staggered(smear.checked ? effective(S) : S).toFixed(2)}.`);
+      curve.setAttribute("aria-label", `Staggered structure factor over the last ${history.length} sweeps, mean ${said.mean.textContent}, long simulation ${said.reference.textContent}.`);
+    };
+    const tick = now => {
+      if (running && visible && now - then >= EVERY) { then = now; advance(); draw(); }
+      if (running) requestAnimationFrame(tick);
+    };
+    play.addEventListener("click", () => { running = !running; if (running) requestAnimationFrame(tick); draw(); });
+    step.addEventListener("click", () => { advance(); draw(); });
+    shuffle.addEventListener("click", () => { S = random(rng); forget(); draw(); });
+    couplings.input.addEventListener("input", () => { forget(); draw(); });
+    smear.addEventListener("change", draw);
+    new IntersectionObserver(([seen]) => { visible = seen.isIntersecting; }).observe(root);
+    redrawn(root, draw);
+    draw();
+    if (running) requestAnimationFrame(tick);
+  });
 })();

@@ -72,24 +72,11 @@
   const regime = (w, g) => g === 0 ? "undamped" : g < w ? "underdamped" : g === w ? "critically damped" : "overdamped";
   if (typeof document === "undefined") { globalThis.physattnOscillator = { INTEGRATORS, regime }; return; }
 
+  const { element, slider, readings, colours, prepared, redrawn, mount } = physattnPlay;
   const STYLE = `
-.physattn-play[data-play=oscillator]{margin:1.5rem 0;padding:.9rem;border:1px solid var(--physattn-grid,#d5dbe1);border-radius:.4rem;color:var(--physattn-fg,#1f2933);background:var(--physattn-bg,#fff);font-size:.95rem}
-.physattn-play .pp-controls{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(15rem,100%),1fr));gap:.5rem 1.2rem;margin-bottom:.7rem}
-.physattn-play .pp-control{display:grid;grid-template-columns:1fr auto;gap:0 .5rem;min-width:0}
-.physattn-play .pp-control :is(input,select){grid-column:1/-1;width:100%;min-width:0;accent-color:var(--physattn-c0,#2b6cb0);min-height:1.75rem;margin:0}
-.physattn-play select{color:inherit;background:var(--physattn-bg,#fff);border:1px solid var(--physattn-muted,#66727f);border-radius:.25rem;font:inherit}
-.physattn-play :is(input,select):focus-visible{outline:2px solid var(--physattn-c0,#2b6cb0);outline-offset:2px}
-.physattn-play output{font-variant-numeric:tabular-nums}
-.physattn-play .pp-views{display:grid;grid-template-columns:minmax(0,2fr) minmax(0,3fr);gap:.8rem}
-@media(max-width:640px){.physattn-play .pp-views{grid-template-columns:minmax(0,1fr)}}
-.physattn-play canvas{display:block;width:100%;height:17rem}
-.physattn-play .pp-key{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;margin:.5rem 0 0;padding:0;font-size:.88rem}
-.physattn-play .pp-key i{display:inline-block;width:1.4rem;border-top:3px solid;vertical-align:middle;margin-right:.4rem}
-.physattn-play .pp-key .pp-dots{border-top-style:dotted}
-.physattn-play dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(10.5rem,100%),1fr));gap:.3rem 1rem;margin:.7rem 0 0}
-.physattn-play dl div{display:flex;flex-direction:column}
-.physattn-play dt{font-weight:400;font-size:.82rem;color:var(--physattn-muted,#66727f)}
-.physattn-play dd{margin:0;font-variant-numeric:tabular-nums}`;
+.pp-views{grid-template-columns:minmax(0,2fr) minmax(0,3fr)}
+.play-key .pp-dots{border-top-style:dotted}
+[data-play=oscillator] dl{--least:10.5rem}`;
 
   const SLIDERS = [
     ["omega0", "ω₀, natural frequency (rad/s)", 0, 4, 0.05, 2],
@@ -97,89 +84,12 @@
     ["dt", "Δt, time step (s)", 0.01, 1, 0.01, 0.3],
   ];
   const STEPS = 200;
-  let serial = 0;
-
-  const element = (tag, attributes = {}, ...children) => {
-    const node = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    node.append(...children);
-    return node;
-  };
   const short = v => !Number.isFinite(v) ? "overflow" : v === 0 ? "0" : Math.abs(v) >= 1e4 || Math.abs(v) < 1e-3 ? v.toExponential(1) : v.toPrecision(4);
   const drifted = v => !Number.isFinite(v) ? "overflow" : Math.abs(v) < 1e-9 ? "0 to rounding" : (v > 0 ? "+" : "−") + short(Math.abs(v));
 
-  const mount = root => {
-    if (root.dataset.mounted) return;
-    root.dataset.mounted = "yes";
-    const id = `pp${serial++}`, controls = {}, readings = {};
-
-    const controlBox = element("div", { class: "pp-controls", role: "group", "aria-label": "parameters of the oscillator" });
-    for (const [name, title, min, max, step, value] of SLIDERS) {
-      const input = element("input", { type: "range", id: `${id}-${name}`, min, max, step, value });
-      const shown = element("output", { for: `${id}-${name}` });
-      controlBox.append(element("div", { class: "pp-control" }, element("label", { for: input.id }, title), shown, input));
-      controls[name] = { input, shown };
-    }
-    const choice = element("select", { id: `${id}-integrator` },
-      ...Object.entries(INTEGRATORS).map(([key, [title]]) => element("option", { value: key }, title)));
-    choice.value = root.dataset.integrator in INTEGRATORS ? root.dataset.integrator : "leapfrog";
-    controlBox.append(element("div", { class: "pp-control" }, element("label", { for: choice.id }, "integrator"), choice));
-
-    const phase = element("canvas", { role: "img", "aria-label": "phase portrait" });
-    const rollout = element("canvas", { role: "img", "aria-label": "rollout of x over time" });
-    const list = element("dl", { "aria-live": "polite" });
-    for (const [key, title] of [["regime", "regime"], ["det", "det M"], ["target", "exp(−2γΔt)"], ["drift", `energy over the exact one, minus 1, after ${STEPS} steps`]]) {
-      readings[key] = element("dd");
-      list.append(element("div", {}, element("dt", {}, title), readings[key]));
-    }
-    const line = element("i"), dots = element("i", { class: "pp-dots" });
-    root.replaceChildren(controlBox, element("div", { class: "pp-views" }, phase, rollout),
-      element("p", { class: "pp-key" }, element("span", {}, line, "exact"), element("span", {}, dots, "integrator")), list);
-
-    const draw = () => {
-      const [w, g, h] = SLIDERS.map(([name]) => Number(controls[name].input.value));
-      for (const [name] of SLIDERS) {
-        const { input, shown } = controls[name];
-        shown.textContent = Number(input.value).toFixed(2);
-        input.setAttribute("aria-valuetext", shown.textContent);
-      }
-      const M = INTEGRATORS[choice.value][1](w, g, h), start = [1, 0];
-      const steps = [start], truth = [], fine = Math.max(1, Math.ceil(600 / STEPS));
-      for (let k = 0; k < STEPS; k++) steps.push(apply(M, steps[k]));
-      for (let k = 0; k <= STEPS * fine; k++) truth.push(apply(exact(w, g, k * h / fine), start));
-      const energy = ([x, p]) => (p * p + w * w * x * x) / 2;
-
-      const css = getComputedStyle(root), colour = (name, fallback) => css.getPropertyValue(`--physattn-${name}`).trim() || fallback;
-      const c = { fg: colour("fg", "#1f2933"), grid: colour("grid", "#d5dbe1"), exact: colour("c0", "#2b6cb0"), step: colour("c1", "#c2410c") };
-      line.style.borderColor = c.exact; dots.style.borderColor = c.step;
-      const reach = Math.max(1.2, ...truth.map(s => Math.abs(s[0]))) * 1.35;
-      const speed = Math.max(0.5, 1.2 * w, ...truth.map(s => Math.abs(s[1]))) * 1.35;
-      plot(phase, [-reach, reach], [-speed, speed], "x (m)", "p (kg m/s)", truth, steps, c, true);
-      plot(rollout, [0, STEPS * h], [-reach, reach], "t (s)", "x (m)", truth.map((s, k) => [k * h / fine, s[0]]), steps.map((s, k) => [k * h, s[0]]), c, false);
-
-      const last = energy(truth[truth.length - 1]), ratio = energy(steps[STEPS]) / last - 1;
-      readings.regime.textContent = w === 0 && g === 0 ? "free particle" : regime(w, g);
-      readings.det.textContent = short(det(M));
-      readings.target.textContent = short(Math.exp(-2 * g * h));
-      readings.drift.textContent = last > 1e-250 ? drifted(ratio) : "no energy to compare";
-      phase.setAttribute("aria-label", `Phase portrait, ${readings.regime.textContent}: ${INTEGRATORS[choice.value][0]} in dots against the exact curve.`);
-      rollout.setAttribute("aria-label", `x over ${(STEPS * h).toFixed(0)} seconds; energy error after ${STEPS} steps ${readings.drift.textContent}.`);
-    };
-
-    for (const { input } of Object.values(controls)) input.addEventListener("input", draw);
-    choice.addEventListener("change", draw);
-    new ResizeObserver(draw).observe(root);
-    new MutationObserver(draw).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme", "data-mode", "class"] });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-    draw();
-  };
-
   const plot = (canvas, [x0, x1], [y0, y1], xlabel, ylabel, curve, points, c, joined) => {
-    const ratio = devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight, ctx = canvas.getContext("2d");
+    const [ctx, width, height] = prepared(canvas);
     if (!width) return;
-    canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio);
-    ctx.scale(ratio, ratio);
-    ctx.font = "12px system-ui, sans-serif";
     const left = 44, right = width - 8, top = 8, bottom = height - 34;
     const X = x => left + (x - x0) / (x1 - x0) * (right - left), Y = y => bottom - (y - y0) / (y1 - y0) * (bottom - top);
     const ticks = (a, b) => {
@@ -211,9 +121,49 @@
     ctx.restore();
   };
 
-  const start = () => {
-    document.head.append(element("style", {}, STYLE));
-    document.querySelectorAll('.physattn-play[data-play="oscillator"]').forEach(mount);
-  };
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  mount("oscillator", STYLE, (root, id) => {
+    const sliders = SLIDERS.map(([name, title, min, max, step, value]) => slider(`${id}-${name}`, title, min, max, step, value));
+    const choice = element("select", { id: `${id}-integrator` },
+      ...Object.entries(INTEGRATORS).map(([key, [title]]) => element("option", { value: key }, title)));
+    choice.value = root.dataset.integrator in INTEGRATORS ? root.dataset.integrator : "leapfrog";
+    const phase = element("canvas", { role: "img", "aria-label": "phase portrait" });
+    const rollout = element("canvas", { role: "img", "aria-label": "rollout of x over time" });
+    const [said, list] = readings([["regime", "regime"], ["det", "det M"], ["target", "exp(−2γΔt)"], ["drift", `energy over the exact one, minus 1, after ${STEPS} steps`]]);
+    const line = element("i"), dots = element("i", { class: "pp-dots" });
+    root.replaceChildren(
+      element("div", { class: "play-controls", role: "group", "aria-label": "parameters of the oscillator" }, ...sliders.map(s => s.box),
+        element("div", { class: "play-control" }, element("label", { for: choice.id }, "integrator"), choice)),
+      element("div", { class: "play-views pp-views" }, phase, rollout),
+      element("p", { class: "play-key" }, element("span", {}, line, "exact"), element("span", {}, dots, "integrator")), list);
+
+    const draw = () => {
+      const [w, g, h] = sliders.map(({ input }) => Number(input.value));
+      for (const { input, say } of sliders) say(Number(input.value).toFixed(2));
+      const M = INTEGRATORS[choice.value][1](w, g, h), start = [1, 0];
+      const steps = [start], truth = [], fine = Math.max(1, Math.ceil(600 / STEPS));
+      for (let k = 0; k < STEPS; k++) steps.push(apply(M, steps[k]));
+      for (let k = 0; k <= STEPS * fine; k++) truth.push(apply(exact(w, g, k * h / fine), start));
+      const energy = ([x, p]) => (p * p + w * w * x * x) / 2;
+
+      const c = colours(root, { fg: "fg", grid: "grid", exact: "c0", step: "c1" });
+      line.style.borderColor = c.exact; dots.style.borderColor = c.step;
+      const reach = Math.max(1.2, ...truth.map(s => Math.abs(s[0]))) * 1.35;
+      const speed = Math.max(0.5, 1.2 * w, ...truth.map(s => Math.abs(s[1]))) * 1.35;
+      plot(phase, [-reach, reach], [-speed, speed], "x (m)", "p (kg m/s)", truth, steps, c, true);
+      plot(rollout, [0, STEPS * h], [-reach, reach], "t (s)", "x (m)", truth.map((s, k) => [k * h / fine, s[0]]), steps.map((s, k) => [k * h, s[0]]), c, false);
+
+      const last = energy(truth[truth.length - 1]), ratio = energy(steps[STEPS]) / last - 1;
+      said.regime.textContent = w === 0 && g === 0 ? "free particle" : regime(w, g);
+      said.det.textContent = short(det(M));
+      said.target.textContent = short(Math.exp(-2 * g * h));
+      said.drift.textContent = last > 1e-250 ? drifted(ratio) : "no energy to compare";
+      phase.setAttribute("aria-label", `Phase portrait, ${said.regime.textContent}: ${INTEGRATORS[choice.value][0]} in dots against the exact curve.`);
+      rollout.setAttribute("aria-label", `x over ${(STEPS * h).toFixed(0)} seconds; energy error after ${STEPS} steps ${said.drift.textContent}.`);
+    };
+
+    for (const { input } of sliders) input.addEventListener("input", draw);
+    choice.addEventListener("change", draw);
+    redrawn(root, draw);
+    draw();
+  });
 })();

@@ -25,101 +25,35 @@
   };
   if (typeof document === "undefined") { globalThis.physattnQuantum = { cost, MODELS }; return; }
 
+  const { element, slider, readings, colours, prepared, redrawn, mount } = physattnPlay;
   const STYLE = `
-.physattn-play[data-play=quantum]{margin:1.5rem 0;padding:.9rem;border:1px solid var(--physattn-grid,#d5dbe1);border-radius:.4rem;color:var(--physattn-fg,#1f2933);background:var(--physattn-bg,#fff);font-size:.95rem}
-.physattn-play[data-play=quantum] .pq-controls{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(15rem,100%),1fr));gap:.5rem 1.2rem;margin-bottom:.7rem}
-.physattn-play[data-play=quantum] .pq-control{display:grid;grid-template-columns:1fr auto;gap:0 .5rem;min-width:0}
-.physattn-play[data-play=quantum] .pq-control input{grid-column:1/-1;width:100%;min-width:0;accent-color:var(--physattn-c0,#2b6cb0);min-height:1.75rem;margin:0}
-.physattn-play[data-play=quantum] input:focus-visible{outline:2px solid var(--physattn-c0,#2b6cb0);outline-offset:2px}
-.physattn-play[data-play=quantum] output{font-variant-numeric:tabular-nums}
-.physattn-play[data-play=quantum] .pq-views{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:.8rem}
-@media(max-width:640px){.physattn-play[data-play=quantum] .pq-views{grid-template-columns:minmax(0,1fr)}}
-.physattn-play[data-play=quantum] canvas{display:block;width:100%;height:17rem}
-.physattn-play[data-play=quantum] dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(9rem,100%),1fr));gap:.3rem 1rem;margin:.7rem 0 0}
-.physattn-play[data-play=quantum] dl div{display:flex;flex-direction:column}
-.physattn-play[data-play=quantum] dt{font-weight:400;font-size:.82rem;color:var(--physattn-muted,#66727f)}
-.physattn-play[data-play=quantum] dd{margin:0;font-variant-numeric:tabular-nums}`;
+[data-play=quantum] dl{--least:9rem}`;
 
   // Sliders are logarithmic: value = 10 ** position.
   const SLIDERS = [
     ["norm", "norm of W_q, W_k, W_v", -0.5, 0.8, 0, v => v.toPrecision(2)],
     ["temperature", "factor on the scores", -1, 2, 0.5, v => v.toPrecision(2)],
     ["length", "tokens", 0.3, 3, 1.8, v => String(Math.round(v))],
-    ["eps", "relative error", -4, -1, -3, v => v.toExponential(1)],
+    ["eps", "relative error", -4, -1, -3, v => scientific(v)],
   ];
   const HEAD_DIM = 12;
   const READINGS = [["reach", "largest score"], ["tau", "τ"], ["degree", "degree of the polynomial"], ["queries", "queries in a run"], ["probability", "a run succeeds with"], ["repetitions", "runs, amplified"], ["total", "queries for one output"]];
-  const short = v => v >= 1e4 || v < 1e-2 ? v.toExponential(1).replace("e+", " × 10^").replace("e-", " × 10^−") : Number.isInteger(v) ? String(v) : v.toPrecision(3);
-  let serial = 0;
-  const element = (tag, attributes = {}, ...children) => {
-    const node = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    node.append(...children);
-    return node;
-  };
-
-  const mount = root => {
-    if (root.dataset.mounted) return;
-    root.dataset.mounted = "yes";
-    const id = `pq${serial++}`, controls = {}, readings = {};
-    const box = element("div", { class: "pq-controls", role: "group", "aria-label": "norm, factor, tokens and error" });
-    for (const [name, title, min, max, value] of SLIDERS) {
-      const input = element("input", { type: "range", id: `${id}-${name}`, min, max, step: 0.01, value });
-      const shown = element("output", { for: input.id });
-      box.append(element("div", { class: "pq-control" }, element("label", { for: input.id }, title), shown, input));
-      controls[name] = { input, shown };
-    }
-    const price = element("canvas", { role: "img", "aria-label": "queries against the factor on the scores" });
-    const accuracy = element("canvas", { role: "img", "aria-label": "accuracy of trained classifiers against tau" });
-    const list = element("dl", { "aria-live": "polite" });
-    for (const [key, title] of READINGS) {
-      readings[key] = element("dd");
-      list.append(element("div", {}, element("dt", {}, title), readings[key]));
-    }
-    root.replaceChildren(box, element("div", { class: "pq-views" }, price, accuracy), list);
-
-    const draw = () => {
-      const at = {};
-      for (const [name, , , , , text] of SLIDERS) {
-        const { input, shown } = controls[name];
-        at[name] = 10 ** Number(input.value);
-        shown.textContent = text(at[name]);
-        input.setAttribute("aria-valuetext", shown.textContent);
-      }
-      at.length = Math.round(at.length);
-      const now = cost(at.norm, at.temperature, at.length, HEAD_DIM, at.eps);
-      for (const [key] of READINGS) readings[key].textContent = short(now[key]);
-      const css = getComputedStyle(root), colour = (name, fallback) => css.getPropertyValue(`--physattn-${name}`).trim() || fallback;
-      const c = { fg: colour("fg", "#1f2933"), grid: colour("grid", "#d5dbe1"), line: colour("c0", "#2b6cb0"), mark: colour("c1", "#c2410c") };
-      const curve = Array.from({ length: 121 }, (_, k) => 10 ** (-1 + k / 40)).map(t => [t, cost(at.norm, t, at.length, HEAD_DIM, at.eps).total]);
-      plot(price, [0.1, 100], [1, 1e12], true, "factor on the scores", "queries for one output", curve, [[at.temperature, now.total]], null, [], c);
-      const accuracies = MODELS.map(m => m.accuracy), low = Math.min(...accuracies) - 0.01, high = Math.max(...accuracies) + 0.01;
-      plot(accuracy, [1, 2000], [low, high], false, "τ", "balanced accuracy", [], [], now.tau, MODELS, c);
-      price.setAttribute("aria-label", `Queries for one output against the factor on the scores; ${short(now.total)} at the present one.`);
-      accuracy.setAttribute("aria-label", `Balanced accuracy of trained classifiers against tau: ${MODELS.map(m => `${m.name} ${m.accuracy.toFixed(3)} at ${m.tau}`).join(", ")}; tau is now ${short(now.tau)}.`);
-    };
-    for (const { input } of Object.values(controls)) input.addEventListener("input", draw);
-    new ResizeObserver(draw).observe(root);
-    new MutationObserver(draw).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme", "data-mode", "class"] });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-    draw();
-  };
+  const raised = k => [...String(Number(k))].map(d => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(d)]).join("");
+  const scientific = v => v.toExponential(1).replace(/e(.*)/, (_, k) => ` × 10${raised(k)}`);
+  const short = v => v >= 1e4 || v < 1e-2 ? scientific(v) : Number.isInteger(v) ? String(v) : v.toPrecision(3);
 
   const plot = (canvas, [x0, x1], [y0, y1], logarithmic, xlabel, ylabel, curve, marks, cursor, models, c) => {
-    const ratio = devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight, ctx = canvas.getContext("2d");
+    const [ctx, width, height] = prepared(canvas);
     if (!width) return;
-    canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio);
-    ctx.scale(ratio, ratio);
-    ctx.font = "12px system-ui, sans-serif";
     const left = 64, right = width - 10, top = 8, bottom = height - 34;
     const part = (v, a, b, log) => log ? Math.log(v / a) / Math.log(b / a) : (v - a) / (b - a);
     const X = x => left + part(x, x0, x1, true) * (right - left), Y = y => bottom - part(y, y0, y1, logarithmic) * (bottom - top);
     const decades = (a, b, every) => Array.from({ length: Math.floor(Math.log10(b) + 1e-9) - Math.ceil(Math.log10(a) - 1e-9) + 1 }, (_, k) => Math.ceil(Math.log10(a) - 1e-9) + k).filter(k => k % every === 0);
-    const power = k => k === 0 ? "1" : k === 1 ? "10" : "10" + [...String(k)].map(d => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(d)]).join("");
+    const power = k => k === 0 ? "1" : k === 1 ? "10" : "10" + raised(k);
     ctx.strokeStyle = c.grid; ctx.fillStyle = c.fg; ctx.lineWidth = 1;
     ctx.textAlign = "center"; ctx.textBaseline = "top";
-    for (const k of decades(x0, x1, 1)) { const x = X(10 ** k); ctx.beginPath(); ctx.moveTo(x, top); ctx.lineTo(x, bottom); ctx.stroke(); ctx.fillText(power(k), x, bottom + 4); }
-    ctx.fillText(xlabel, (left + right) / 2, bottom + 19);
+    for (const k of decades(x0, x1, 1)) { const x = X(10 ** k); ctx.beginPath(); ctx.moveTo(x, top); ctx.lineTo(x, bottom); ctx.stroke(); ctx.fillText(power(k), x, bottom + 6); }
+    ctx.fillText(xlabel, (left + right) / 2, bottom + 20);
     ctx.textAlign = "right"; ctx.textBaseline = "middle";
     const rows = logarithmic ? decades(y0, y1, 3).map(k => [10 ** k, power(k)]) : Array.from({ length: 5 }, (_, k) => y0 + (k + 0.5) * (y1 - y0) / 5).map(v => [v, v.toFixed(3)]);
     for (const [v, text] of rows) { ctx.beginPath(); ctx.moveTo(left, Y(v)); ctx.lineTo(right, Y(v)); ctx.stroke(); ctx.fillText(text, left - 5, Y(v)); }
@@ -131,19 +65,46 @@
     ctx.fillStyle = ctx.strokeStyle = c.mark;
     for (const [x, y] of marks) { ctx.beginPath(); ctx.arc(X(x), Y(y), 5, 0, 2 * Math.PI); ctx.fill(); }
     if (cursor !== null) { ctx.setLineDash([4, 4]); ctx.beginPath(); ctx.moveTo(X(cursor), top); ctx.lineTo(X(cursor), bottom); ctx.stroke(); ctx.setLineDash([]); }
-    ctx.strokeStyle = c.line; ctx.fillStyle = c.line; ctx.lineWidth = 1.5; ctx.textBaseline = "bottom";
-    for (const m of models) {
-      const x = X(Math.max(m.tau, x0)), flip = x > (left + right) / 2;
+    // Names of neighbours stand below and above in turns, so that none covers another.
+    ctx.strokeStyle = c.line; ctx.fillStyle = c.line; ctx.lineWidth = 1.5;
+    models.forEach((m, k) => {
+      const x = X(Math.max(m.tau, x0)), flip = x > (left + right) / 2, below = k % 2;
       ctx.beginPath(); ctx.moveTo(x, Y(m.accuracy - m.error)); ctx.lineTo(x, Y(m.accuracy + m.error)); ctx.stroke();
       ctx.beginPath(); ctx.arc(x, Y(m.accuracy), 3.5, 0, 2 * Math.PI); ctx.fill();
-      ctx.textAlign = flip ? "right" : "left"; ctx.fillStyle = c.fg; ctx.fillText(m.name, x + (flip ? -7 : 7), Y(m.accuracy) - 2); ctx.fillStyle = c.line;
-    }
+      ctx.textAlign = flip ? "right" : "left"; ctx.textBaseline = below ? "top" : "bottom";
+      ctx.fillStyle = c.fg; ctx.fillText(m.name, x + (flip ? -7 : 7), Y(m.accuracy) + (below ? 3 : -2)); ctx.fillStyle = c.line;
+    });
     ctx.restore();
   };
 
-  const start = () => {
-    document.head.append(element("style", {}, STYLE));
-    document.querySelectorAll('.physattn-play[data-play="quantum"]').forEach(mount);
-  };
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  mount("quantum", STYLE, (root, id) => {
+    const sliders = SLIDERS.map(([name, title, min, max, value]) => slider(`${id}-${name}`, title, min, max, 0.01, value));
+    const price = element("canvas", { role: "img", "aria-label": "queries against the factor on the scores" });
+    const accuracy = element("canvas", { role: "img", "aria-label": "accuracy of trained classifiers against tau" });
+    const [said, list] = readings(READINGS);
+    root.replaceChildren(
+      element("div", { class: "play-controls", role: "group", "aria-label": "norm, factor, tokens and error" }, ...sliders.map(s => s.box)),
+      element("div", { class: "play-views" }, price, accuracy), list);
+
+    const draw = () => {
+      const at = {};
+      SLIDERS.forEach(([name, , , , , text], i) => {
+        at[name] = 10 ** Number(sliders[i].input.value);
+        sliders[i].say(text(at[name]));
+      });
+      at.length = Math.round(at.length);
+      const now = cost(at.norm, at.temperature, at.length, HEAD_DIM, at.eps);
+      for (const [key] of READINGS) said[key].textContent = short(now[key]);
+      const c = colours(root, { fg: "fg", grid: "grid", line: "c0", mark: "c1" });
+      const curve = Array.from({ length: 121 }, (_, k) => 10 ** (-1 + k / 40)).map(t => [t, cost(at.norm, t, at.length, HEAD_DIM, at.eps).total]);
+      plot(price, [0.1, 100], [1, 1e12], true, "factor on the scores", "queries for one output", curve, [[at.temperature, now.total]], null, [], c);
+      const accuracies = MODELS.map(m => m.accuracy), low = Math.min(...accuracies) - 0.01, high = Math.max(...accuracies) + 0.01;
+      plot(accuracy, [1, 2000], [low, high], false, "τ", "balanced accuracy", [], [], now.tau, MODELS, c);
+      price.setAttribute("aria-label", `Queries for one output against the factor on the scores; ${short(now.total)} at the present one.`);
+      accuracy.setAttribute("aria-label", `Balanced accuracy of trained classifiers against tau: ${MODELS.map(m => `${m.name} ${m.accuracy.toFixed(3)} at ${m.tau}`).join(", ")}; tau is now ${short(now.tau)}.`);
+    };
+    for (const { input } of sliders) input.addEventListener("input", draw);
+    redrawn(root, draw);
+    draw();
+  });
 })();

@@ -21,24 +21,15 @@
   };
   if (typeof document === "undefined") { globalThis.physattnTrains = { DATA, image, reconstruction, map, missed }; return; }
 
-  const PLAY = ".physattn-play[data-play=trains]";
+  const { element, slider, readings, mount } = physattnPlay;
   const STYLE = `
-${PLAY}{margin:1.5rem 0;padding:.9rem;border:1px solid var(--physattn-grid,#d5dbe1);border-radius:.4rem;color:var(--physattn-fg,#1f2933);background:var(--physattn-bg,#fff);font-size:.95rem}
-${PLAY} .pt-controls{display:grid;grid-template-columns:minmax(0,2fr) minmax(0,1fr);gap:.5rem 1.2rem;margin-bottom:.7rem;align-items:end}
-${PLAY} .pt-controls div{display:grid;grid-template-columns:1fr auto;gap:0 .5rem;min-width:0}
-${PLAY} input,${PLAY} select{grid-column:1/-1;width:100%;min-width:0;accent-color:var(--physattn-c0,#2b6cb0);min-height:1.75rem;margin:0}
-${PLAY} select{color:inherit;background:var(--physattn-bg,#fff);border:1px solid var(--physattn-grid,#d5dbe1);border-radius:.25rem}
-${PLAY} input:focus-visible,${PLAY} select:focus-visible{outline:2px solid var(--physattn-c0,#2b6cb0);outline-offset:2px}
-${PLAY} output{font-variant-numeric:tabular-nums}
-${PLAY} .pt-views{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:.8rem}
-@media(max-width:640px){${PLAY} .pt-views{grid-template-columns:repeat(2,minmax(0,1fr))}}
-${PLAY} figure{margin:0;min-width:0}
-${PLAY} figcaption{font-size:.82rem;color:var(--physattn-muted,#66727f);margin-top:.2rem}
-${PLAY} canvas{display:block;width:100%;aspect-ratio:1;image-rendering:pixelated;border-radius:.2rem}
-${PLAY} dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(11rem,100%),1fr));gap:.3rem 1rem;margin:.7rem 0 0}
-${PLAY} dl div{display:flex;flex-direction:column}
-${PLAY} dt{font-weight:400;font-size:.82rem;color:var(--physattn-muted,#66727f)}
-${PLAY} dd{margin:0;font-variant-numeric:tabular-nums}`;
+.pt-controls{grid-template-columns:minmax(0,2fr) minmax(0,1fr);align-items:end}
+.pt-views{grid-template-columns:repeat(4,minmax(0,1fr))}
+@media(max-width:640px){.physattn-play .pt-views{grid-template-columns:repeat(2,minmax(0,1fr))}}
+.physattn-play .pt-views figure{margin:0;min-width:0}
+.physattn-play .pt-views figcaption{font-size:.82rem;color:var(--physattn-muted);margin-top:.2rem}
+.pt-views canvas{height:auto;aspect-ratio:1;image-rendering:pixelated;border-radius:.2rem}
+[data-play=trains] dl{--least:11rem}`;
 
   const VIEWS = [["picture", "the image"], ["train", "the image as a train"], ["dense", "GradCAM, dense head"], ["small", "GradCAM, head as a train"]];
   const READINGS = [["pixels", "numbers for the image (of 1024)"], ["error", "error of the image"], ["weights", "weights of the layer"], ["accuracy", "test accuracy of the network"]];
@@ -49,13 +40,6 @@ ${PLAY} dd{margin:0;font-variant-numeric:tabular-nums}`;
     return CIVIDIS[k].map((c, i) => c * (1 - t) + CIVIDIS[k + 1][i] * t);
   };
   const grey = v => [v, v, v];
-  let serial = 0;
-  const element = (tag, attributes = {}, ...children) => {
-    const node = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    node.append(...children);
-    return node;
-  };
   const paint = (canvas, values, scheme) => {
     const pixels = new ImageData(SIDE, SIDE);
     values.forEach((v, i) => pixels.data.set([...scheme(v), 255], 4 * i));
@@ -63,52 +47,35 @@ ${PLAY} dd{margin:0;font-variant-numeric:tabular-nums}`;
   };
   const counted = n => n.toLocaleString("en");
 
-  const mount = root => {
-    if (root.dataset.mounted) return;
-    root.dataset.mounted = "yes";
-    const id = `pt${serial++}`, canvases = {}, readings = {};
-    const slider = element("input", { type: "range", id: `${id}-rank`, min: 0, max: DATA.ranks.length - 1, step: 1, value: 3 });
-    const shown = element("output", { for: slider.id });
+  mount("trains", STYLE, (root, id) => {
+    const bond = slider(`${id}-rank`, "bond dimension", 0, DATA.ranks.length - 1, 1, 3), canvases = {};
     const chooser = element("select", { id: `${id}-image` });
     for (let k = 0; k < N; k++) chooser.append(element("option", { value: k }, `frog ${k + 1}`));
-    const box = element("div", { class: "pt-controls", role: "group", "aria-label": "rank and image" },
-      element("div", {}, element("label", { for: slider.id }, "bond dimension"), shown, slider),
-      element("div", {}, element("label", { for: chooser.id }, "image"), chooser));
-    const views = element("div", { class: "pt-views" });
+    const box = element("div", { class: "play-controls pt-controls", role: "group", "aria-label": "rank and image" },
+      bond.box, element("div", { class: "play-control" }, element("label", { for: chooser.id }, "image"), chooser));
+    const views = element("div", { class: "play-views pt-views" });
     for (const [key, title] of VIEWS) {
       canvases[key] = element("canvas", { role: "img", width: SIDE, height: SIDE, "aria-label": title });
       views.append(element("figure", {}, canvases[key], element("figcaption", {}, title)));
     }
-    const list = element("dl", { "aria-live": "polite" });
-    for (const [key, title] of READINGS) {
-      readings[key] = element("dd");
-      list.append(element("div", {}, element("dt", {}, title), readings[key]));
-    }
+    const [said, list] = readings(READINGS);
     root.replaceChildren(box, views, list);
 
     const draw = () => {
-      const r = Number(slider.value), k = Number(chooser.value), rank = DATA.ranks[r];
-      shown.textContent = String(rank);
-      slider.setAttribute("aria-valuetext", `bond dimension ${rank}`);
+      const r = Number(bond.input.value), k = Number(chooser.value), rank = DATA.ranks[r];
+      bond.say(String(rank));
       paint(canvases.picture, image(k), grey);
       paint(canvases.train, reconstruction(r, k), grey);
       paint(canvases.dense, map(-1, k), colour);
       paint(canvases.small, map(r, k), colour);
-      readings.pixels.textContent = counted(DATA.imageParameters[r]);
-      readings.error.textContent = `${(100 * missed(r, k)).toFixed(1)} %`;
-      readings.weights.textContent = `${counted(DATA.layerParameters[r + 1])} of ${counted(DATA.layerParameters[0])}`;
-      readings.accuracy.textContent = `${(100 * DATA.accuracy[r + 1]).toFixed(1)} % (dense ${(100 * DATA.accuracy[0]).toFixed(1)} %)`;
-      canvases.train.setAttribute("aria-label", `the image as a train of bond dimension ${rank}, wrong by ${readings.error.textContent}`);
+      said.pixels.textContent = counted(DATA.imageParameters[r]);
+      said.error.textContent = `${(100 * missed(r, k)).toFixed(1)} %`;
+      said.weights.textContent = `${counted(DATA.layerParameters[r + 1])} of ${counted(DATA.layerParameters[0])}`;
+      said.accuracy.textContent = `${(100 * DATA.accuracy[r + 1]).toFixed(1)} % (dense ${(100 * DATA.accuracy[0]).toFixed(1)} %)`;
+      canvases.train.setAttribute("aria-label", `the image as a train of bond dimension ${rank}, wrong by ${said.error.textContent}`);
       canvases.small.setAttribute("aria-label", `GradCAM of the network whose layer is a train of bond dimension ${rank}`);
     };
-    slider.addEventListener("input", draw);
-    chooser.addEventListener("input", draw);
+    for (const control of [bond.input, chooser]) control.addEventListener("input", draw);
     draw();
-  };
-
-  const start = () => {
-    document.head.append(element("style", {}, STYLE));
-    document.querySelectorAll(PLAY).forEach(mount);
-  };
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  });
 })();
