@@ -6,15 +6,11 @@
 __all__ = ['app', 'top_level', 'norms', 'resources']
 
 # %% ../../nbs/quantum/11_cli.ipynb #ae57e1cd
-import io
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from physattn.quantum.norms import AlphaReport
 
 # %% ../../nbs/quantum/11_cli.ipynb #dd08747e
 #: The commands `physattn quantum ...`.
@@ -77,6 +73,10 @@ def norms(
     from physattn.foundations.files import make_way
     from physattn.quantum.norms import alpha_report, load
 
+    if png is not None:
+        from physattn.foundations.plots import (
+            save_png,
+        )  # asks for its extra before the work
     for path in filter(None, (json_file, png)):
         make_way(path)
     network, tokenizer = load(model, untrained, seed)
@@ -87,24 +87,7 @@ def norms(
     if json_file is not None:
         typer.echo(f"written to {report.save(json_file)}")
     if png is not None:
-        _draw(report, png)
-
-# %% ../../nbs/quantum/11_cli.ipynb #3dbb17bc
-def _draw(report: "AlphaReport", png: Path) -> None:
-    from physattn.foundations.files import write_atomically
-
-    try:
-        import matplotlib
-
-        matplotlib.use("agg")
-        figure = report.plot()
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "matplotlib is missing, with which --png draws: `pip install physattn[book]` installs this extra"
-        ) from error
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    typer.echo(f"written to {write_atomically(png, drawn.getvalue())}")
+        typer.echo(f"written to {save_png(report.plot(), png)}")
 
 # %% ../../nbs/quantum/11_cli.ipynb #65fd7659
 @app.command()

@@ -6,7 +6,6 @@
 __all__ = ['app', 'train', 'compress', 'explain']
 
 # %% ../../nbs/tensortrain/11_cli.ipynb #5f8262bf
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -277,6 +276,9 @@ def explain(
 
     `physattn tensortrain explain frog.png --model runs/tt --class frog --resize`
     """
+    from physattn.foundations.plots import save_png
+    from physattn.tensortrain.maps import draw
+
     network = _load(model)
     chosen = _methods(methods)
     x = _read(image, network.config.size, resize)
@@ -286,7 +288,8 @@ def explain(
     typer.echo(f"the network says {likely}; explained: {classes[c]}")
     found = {name: method(network, x, c) for name, method in chosen.items()}
     out = out or image.with_name(f"{image.stem}-maps.png")
-    typer.echo(f"written to {_draw(x, found, overlay, out)}")
+    figure = draw(x, found, across=min(4, 1 + len(found)), overlay=overlay)
+    typer.echo(f"written to {save_png(figure, out)}")
 
 # %% ../../nbs/tensortrain/11_cli.ipynb #d4cbecaf
 def _methods(names: str) -> dict:
@@ -340,21 +343,3 @@ def _read(path: Path, size: int, resize: bool) -> "Tensor":
             f"{path} has {grey.size[0]} x {grey.size[1]} pixels, and this network reads {size} x {size}: give --resize, or an image of that size"
         )
     return torch.from_numpy(np.asarray(grey, dtype=np.float32) / 255)[None, None]
-
-# %% ../../nbs/tensortrain/11_cli.ipynb #9e19c8b8
-def _draw(x: "Tensor", found: dict[str, "Tensor"], overlay: bool, png: Path) -> Path:
-    from physattn.foundations.files import write_atomically
-
-    try:
-        import matplotlib
-
-        matplotlib.use("agg")
-        from physattn.tensortrain.maps import draw
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "matplotlib is missing, which draws the maps: `pip install physattn[book]` installs this extra"
-        ) from error
-    drawn = io.BytesIO()
-    figure = draw(x, found, across=min(4, 1 + len(found)), overlay=overlay)
-    figure.savefig(drawn, format="png", dpi=150)
-    return write_atomically(png, drawn.getvalue())

@@ -599,8 +599,12 @@ def saliency(
     )
     typer.echo(_shades(found))
     if png is not None:
-        _draw(found, rows, method, png)
-        typer.echo(f"written to {png}")
+        from physattn.foundations.plots import plt, save_png
+
+        figure, ax = plt.subplots(figsize=(5, 4), layout="constrained")
+        ax.set(xlabel="word", ylabel=f"from {rows[:-1]}", title=method)
+        figure.colorbar(ax.imshow(found.numpy(), aspect="auto"), ax=ax, label="saliency")
+        typer.echo(f"written to {save_png(figure, png)}")
     _write_json(json_file, {"method": method, "from": rows, "map": found.tolist()})
 
 # %% ../../nbs/tqs/12_cli.ipynb #54794576
@@ -608,22 +612,3 @@ def _shades(found) -> str:
     "A map in ten shades, a character for each entry."
     shade = (found / found.max().clamp(min=1e-300) * 9).round().long()
     return "\n".join("".join(" .:-=+*#%@"[i] for i in row) for row in shade.tolist())
-
-
-def _draw(found, rows: str, method: str, png: Path) -> None:
-    import io
-
-    from physattn.foundations.files import write_atomically
-
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "matplotlib is missing, with which --png draws: `pip install physattn[book]` installs this extra"
-        ) from error
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    ax = figure.add_subplot(xlabel="word", ylabel=f"from {rows[:-1]}", title=method)
-    figure.colorbar(ax.imshow(found.numpy(), aspect="auto"), ax=ax, label="saliency")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    write_atomically(png, drawn.getvalue())
