@@ -282,6 +282,10 @@ def trained(index: int = 0) -> ContextTransformer:
 
     Args:
         index: which seed, from 0.
+
+    Raises:
+        FileNotFoundError: if none were recorded.
+        KeyError: if this seed was not.
     """
     model = ContextTransformer()
     model.load_state_dict(recall("sho/in-context").weights(f"seed{index}"))

@@ -19,6 +19,7 @@ from ..foundations.estimates import Estimate, bootstrap
 from ..foundations.experiments import experiment
 from ..foundations.models import Model
 from ..foundations.runs import generator, seeded
+from .context_transformer import trained
 from .in_context import REGIMES, Contexts, Regime, autoregression, posterior
 from .oscillator import Oscillator
 from physattn.sho.probes import (
@@ -29,7 +30,6 @@ from physattn.sho.probes import (
     probe_gap,
     take,
     taylor_propagator,
-    trained,
 )
 
 # %% ../../nbs/sho/08_interventions.ipynb #sho-08-06

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PENALTIES', 'Algorithm', 'fitted_propagator', 'fitted_trace_and_determinant', 'taylor_propagator', 'lag_matrices',
            'algorithms', 'KnownBlock', 'KnownMechanism', 'probe', 'probe_targets', 'activation', 'stream_sites',
-           'quadratic_features', 'control_targets', 'take', 'probe_gap', 'trained']
+           'quadratic_features', 'control_targets', 'take', 'probe_gap']
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-04
 import math
@@ -16,10 +16,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from ..foundations.experiments import recall
 from ..foundations.models import HookPoint, Model
 from ..foundations.runs import generator
-from .context_transformer import ContextTransformer
 from .in_context import Contexts, Regime, autoregression
 
 # %% ../../nbs/sho/07_probes.ipynb #sho-07-06
@@ -407,15 +405,3 @@ def _best_site(stream: dict[str, Tensor], targets: Tensor, seed: int) -> tuple[f
     scores = {site: probe(x, targets, seed) for site, x in stream.items()}
     site = max(scores, key=lambda s: float(scores[s][1].mean()))
     return float(scores[site][0].mean()), site
-
-# %% ../../nbs/sho/07_probes.ipynb #sho-07-35
-def trained(seed: int) -> ContextTransformer:
-    """The recorded context transformer of one seed, frozen.
-
-    Raises:
-        FileNotFoundError: if none were recorded.
-        KeyError: if this seed was not.
-    """
-    model = ContextTransformer()
-    model.load_state_dict(recall("sho/in-context").weights(f"seed{seed}"))
-    return model.requires_grad_(False)
