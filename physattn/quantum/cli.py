@@ -74,9 +74,9 @@ def norms(
     from physattn.quantum.norms import alpha_report, load
 
     if png is not None:
-        from physattn.foundations.plots import (
-            save_png,
-        )  # asks for its extra before the work
+        # Before the work, because it needs an extra.
+        from physattn.foundations.plots import save_png
+
     for path in filter(None, (json_file, png)):
         make_way(path)
     network, tokenizer = load(model, untrained, seed)
