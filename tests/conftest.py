@@ -6,11 +6,11 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Before torch is imported, which reads it then: with two threads, sums have other last digits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same few examples on every run; HYPOTHESIS_PROFILE=many looks for new ones.
@@ -38,6 +38,8 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def seed():
     "Layers draw from the global generator: what a test gets does not depend on those before it."
+    import torch
+
     torch.manual_seed(0)
 
 
